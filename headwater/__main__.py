@@ -1,0 +1,5 @@
+"""``python -m headwater`` is the command line."""
+
+from headwater.cli.main import run
+
+run()

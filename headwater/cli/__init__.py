@@ -1,0 +1,1 @@
+"""The command line: one program, every command with an example."""
