@@ -1,0 +1,316 @@
+"""Bytes of the online store, little-endian.
+
+Tile blob: ``version u8 | newest event time i64 | records``, newest tile first. A record is a head and a payload: int64
+partials for a fixed table, ``length u32 | entries`` for a list table. The mark of a tile is its head: how many events
+are folded in, the newest ingest time among them, and the sum of their event-id hashes.
+
+Row blob (ready-made features): ``version u8 | event time i64 | created time i64 | null bitmap | fixed values | texts``.
+
+The schema hash is in the field's name (the table's id), so values of two definitions never meet in one blob.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.plan import BatchView, Partial, Table
+
+VERSION = 1
+Ints = NDArray[np.int64]
+BASE, LIVE = 0, 1
+HEADER = struct.Struct("<Bq")
+HEAD = [
+    ("tile", "<i4"),
+    ("slot", "u1"),
+    ("count", "<u4"),
+    ("newest", "<i8"),
+    ("ingest", "<i8"),
+    ("hash", "<u8"),
+]
+HEAD_SIZE = int(np.dtype(HEAD).itemsize)
+EMPTY_MIN = np.iinfo(np.int64).max
+EMPTY_MAX = np.iinfo(np.int64).min
+
+
+_LAYOUTS: dict[str, np.dtype[Any]] = {}
+"""By the id of a table, which is a hash of its schema."""
+
+
+def record_dtype(table: Table) -> np.dtype[Any]:
+    """Layout of a fixed table's record: the head, then one or two int64 a partial."""
+    if table.id not in _LAYOUTS:
+        _LAYOUTS[table.id] = _record_dtype(table)
+    return _LAYOUTS[table.id]
+
+
+def _record_dtype(table: Table) -> np.dtype[Any]:
+    fields: list[Any] = list(HEAD)
+    for partial in table.partials:
+        if partial.kind == "sumsq":
+            fields += [(partial.name + "_hi", "<i8"), (partial.name + "_lo", "<u8")]
+        else:
+            fields.append((partial.name, "<i8"))
+    return np.dtype(fields)
+
+
+Key = tuple[str, ...]
+
+
+def pack_blobs(
+    table: Table,
+    keys: Sequence[Key],
+    columns: Mapping[str, NDArray[Any]],
+    payloads: Sequence[bytes] | None = None,
+) -> tuple[list[Key], list[bytes] | NDArray[Any]]:
+    """One blob an entity from rows in any order; of rows for one tile and slot the one that folded most stays.
+
+    Parameters
+    ----------
+    keys : (n,)
+    columns : each (n,)
+        The head's fields and, for a fixed table, its partials by name.
+    payloads : (n,)
+        Packed entries, for a list table.
+
+    Returns
+    -------
+    Distinct keys and their blobs, an array where every key has one record of a fixed length.
+    """
+    place: dict[Key, int] = {}
+    owner = np.array([place.setdefault(key, len(place)) for key in keys], np.int64)
+    rows = _newest_first(table, owner, columns)
+    owner, heads = owner[rows], _heads(table, {name: values[rows] for name, values in columns.items()}, payloads)
+    distinct = list(place)
+    if payloads is None and len(owner) == len(distinct):
+        single = np.empty(len(heads), [("version", "u1"), ("newest", "<i8"), ("record", heads.dtype)])
+        single["version"], single["newest"], single["record"] = VERSION, heads["newest"], heads
+        return distinct, single
+    starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
+    newest = np.maximum.reduceat(heads["newest"], starts)
+    bounds, raw = _records(heads, None if payloads is None else [payloads[row] for row in rows])
+    edges = [*bounds[starts].tolist(), len(raw)]
+    blobs = [
+        HEADER.pack(VERSION, at) + raw[begin:end]
+        for at, begin, end in zip(newest.tolist(), edges[:-1], edges[1:], strict=True)
+    ]
+    return [distinct[code] for code in owner[starts].tolist()], blobs
+
+
+def _newest_first(table: Table, owner: Ints, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.intp]:
+    """Rows to keep, by owner, then newest tile; what lies too far behind an owner's newest tile is left out."""
+    tile, slot = np.asarray(columns["tile"], np.int64), np.asarray(columns["slot"], np.int64)
+    order = np.lexsort((-np.asarray(columns["count"], np.int64), -slot, -tile, owner))
+    owner, tile, slot = owner[order], tile[order], slot[order]
+    entity = np.r_[True, owner[1:] != owner[:-1]]
+    first = entity | np.r_[True, (tile[1:] != tile[:-1]) | (slot[1:] != slot[:-1])]
+    newest = tile[np.flatnonzero(entity)][np.cumsum(entity) - 1]
+    kept: NDArray[np.intp] = order[first & (tile >= newest - table.keep)]
+    return kept
+
+
+def _heads(table: Table, columns: Mapping[str, NDArray[Any]], payloads: Sequence[bytes] | None) -> NDArray[Any]:
+    records = np.empty(len(columns["tile"]), record_dtype(table) if payloads is None else np.dtype(HEAD))
+    for name in records.dtype.names or ():
+        records[name] = columns[name]
+    return records
+
+
+def _records(heads: NDArray[Any], payloads: Sequence[bytes] | None) -> tuple[Ints, bytes]:
+    """Where each record starts, and all of them joined."""
+    size, raw = heads.dtype.itemsize, heads.tobytes()
+    if payloads is None:
+        return np.arange(len(heads)) * size, raw
+    lengths = np.array([size + 4 + len(payload) for payload in payloads], np.int64)
+    parts = [
+        raw[at * size : (at + 1) * size] + struct.pack("<I", len(payload)) + payload
+        for at, payload in enumerate(payloads)
+    ]
+    return np.cumsum(lengths) - lengths, b"".join(parts)
+
+
+def neutral(partial: Partial) -> int:
+    """What a partial holds where no value was folded."""
+    return EMPTY_MIN if partial.kind == "min" else EMPTY_MAX if partial.kind == "max" else 0
+
+
+Entry = tuple[int, str, str]
+"""Event time, event id, value as canonical text; sorted, it is the total order."""
+
+
+def pack_entries(entries: Iterable[Entry]) -> bytes:
+    """Entries of a tile in total order, oldest first."""
+    packed = []
+    for event_time, event_id, value in entries:
+        name, text = event_id.encode(), value.encode()
+        packed.append(struct.pack("<qHH", event_time, len(name), len(text)) + name + text)
+    return b"".join(packed)
+
+
+def unpack_entries(payload: bytes) -> list[Entry]:
+    """Inverse of :func:`pack_entries`."""
+    entries, at = [], 0
+    while at < len(payload):
+        event_time, name, text = struct.unpack_from("<qHH", payload, at)
+        at += 12
+        entries.append((event_time, payload[at : at + name].decode(), payload[at + name : at + name + text].decode()))
+        at += name + text
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class ListTile:
+    """One record of a list table."""
+
+    tile: int
+    slot: int
+    count: int
+    newest: int
+    ingest: int
+    hash: int
+    payload: bytes
+
+
+def unpack_list_tiles(blob: bytes) -> list[ListTile]:
+    """All records of a list table's blob."""
+    tiles, at = [], HEADER.size
+    head = struct.Struct("<iBIqqQI")
+    while at < len(blob):
+        tile, slot, count, newest, ingest, digest, length = head.unpack_from(blob, at)
+        at += head.size
+        tiles.append(ListTile(tile, slot, count, newest, ingest, digest, blob[at : at + length]))
+        at += length
+    return tiles
+
+
+_ROW_TYPES = {
+    "int32": "<i4",
+    "int64": "<i8",
+    "float32": "<f4",
+    "float64": "<f8",
+    "bool": "u1",
+    "unixtimestamp": "<i8",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RowLayout:
+    """The fixed part of a row: times, null bitmap, then the values in the view's order.
+
+    Neighbouring columns of one type are one field of ``dtype``, so that they are converted together: ``runs`` has the
+    columns' names by field. ``places`` has field and index of each fixed column. ``absent`` stands for no row.
+    """
+
+    dtype: np.dtype[Any]
+    runs: tuple[tuple[str, tuple[str, ...]], ...]
+    places: Mapping[str, tuple[str, int]]
+    absent: bytes
+
+
+_ROW_LAYOUTS: dict[str, RowLayout] = {}
+"""By the id of a view, which is a hash of its schema."""
+
+
+def row_layout(view: BatchView) -> RowLayout:
+    """Where each value of a view's row lies."""
+    if view.id not in _ROW_LAYOUTS:
+        _ROW_LAYOUTS[view.id] = _row_layout(view)
+    return _ROW_LAYOUTS[view.id]
+
+
+def _row_layout(view: BatchView) -> RowLayout:
+    fixed = [(column.name, _ROW_TYPES[column.dtype]) for column in view.columns if column.dtype in _ROW_TYPES]
+    groups = [(kind, tuple(name for name, _ in held)) for kind, held in groupby(fixed, key=itemgetter(1))]
+    runs = tuple((f"run{at}", names) for at, (_, names) in enumerate(groups))
+    nulls = (len(view.columns) + 7) // 8
+    fields: list[Any] = [("version", "u1"), ("event", "<i8"), ("created", "<i8"), ("nulls", "u1", (nulls,))]
+    fields += [(run, kind, (len(names),)) for (run, names), (kind, _) in zip(runs, groups, strict=True)]
+    absent = np.zeros((), np.dtype(fields))
+    absent["event"], absent["nulls"] = -1, 255
+    places = {name: (run, at) for run, names in runs for at, name in enumerate(names)}
+    return RowLayout(absent.dtype, runs, places, absent.tobytes())
+
+
+def is_fixed(view: BatchView) -> bool:
+    """True where every value has a fixed width, so that rows are packed and unpacked as one array."""
+    return all(column.dtype in _ROW_TYPES for column in view.columns)
+
+
+def encode_rows(view: BatchView, event_ms: Ints, created_ms: Ints, columns: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Pack rows of a fixed view, (n,) of its layout; ``columns`` by name, each (n,), NaN where there is no value."""
+    layout = row_layout(view)
+    rows = np.zeros(len(event_ms), layout.dtype)
+    rows["version"], rows["event"], rows["created"] = VERSION, event_ms, created_ms
+    for at, column in enumerate(view.columns):
+        run, place = layout.places[column.name]
+        values = columns[column.name]
+        absent = np.isnan(values) if values.dtype.kind == "f" else None
+        if absent is not None and absent.any():
+            rows["nulls"][:, at // 8] |= absent.astype(np.uint8) << (at % 8)
+            values = np.where(absent, 0, values)
+        rows[run][:, place] = values
+    return rows
+
+
+def decode_rows(
+    view: BatchView, blobs: Sequence[bytes | None] | NDArray[np.void]
+) -> tuple[Ints, dict[str, NDArray[np.float64]]]:
+    """Event times (n,), -1 where there is no row, and float64 values by name, NaN where there is none; fixed views."""
+    layout = row_layout(view)
+    rows = blobs.view(layout.dtype) if isinstance(blobs, np.ndarray) else _joined(layout, blobs)
+    values: dict[str, NDArray[np.float64]] = {}
+    for run, names in layout.runs:
+        values.update(zip(names, rows[run].astype(np.float64, order="F").T, strict=True))
+    nulls = rows["nulls"]
+    if nulls.any():
+        absent = np.unpackbits(nulls, axis=1, bitorder="little").view(np.bool_)
+        for at, column in enumerate(view.columns):
+            values[column.name][absent[:, at]] = np.nan
+    return rows["event"].astype(np.int64), values
+
+
+def _joined(layout: RowLayout, blobs: Sequence[bytes | None]) -> NDArray[Any]:
+    raw = b"".join([layout.absent if blob is None else blob for blob in blobs])
+    return np.frombuffer(raw, layout.dtype)
+
+
+def encode_row(view: BatchView, event_ms: int, created_ms: int, values: Sequence[Any]) -> bytes:
+    """Pack one ready-made row; ``None`` is a set bit in the null bitmap, other types travel as bytes with a length."""
+    layout = row_layout(view)
+    row = np.zeros((), layout.dtype)
+    row["version"], row["event"], row["created"] = VERSION, event_ms, created_ms
+    tail = []
+    for at, (column, value) in enumerate(zip(view.columns, values, strict=True)):
+        if value is None:
+            row["nulls"][at // 8] |= 1 << (at % 8)
+        elif column.name in layout.places:
+            run, place = layout.places[column.name]
+            row[run][place] = value
+        if column.name not in layout.places:
+            raw = b"" if value is None else value if isinstance(value, bytes) else str(value).encode()
+            tail.append(struct.pack("<I", len(raw)) + raw)
+    return row.tobytes() + b"".join(tail)
+
+
+def decode_row(view: BatchView, blob: bytes) -> tuple[int, int, list[Any]]:
+    """Event time, created time and values; texts come back as bytes."""
+    layout = row_layout(view)
+    row = np.frombuffer(blob, layout.dtype, count=1)[0]
+    values: list[Any] = []
+    at = layout.dtype.itemsize
+    for index, column in enumerate(view.columns):
+        null = bool(row["nulls"][index // 8] & (1 << (index % 8)))
+        if column.name in layout.places:
+            run, place = layout.places[column.name]
+            values.append(None if null else row[run][place].item())
+        else:
+            (length,) = struct.unpack_from("<I", blob, at)
+            at += 4
+            values.append(None if null else blob[at : at + length])
+            at += length
+    return int(row["event"]), int(row["created"]), values

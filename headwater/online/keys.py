@@ -1,0 +1,55 @@
+"""Where an entity's values live.
+
+One Redis hash per first join key: ``hw1:<project hash>:<join key>=<value>``. A field is a table or view id (8 bytes)
+followed by the other join keys' values, so a user and 500 candidates are one key, one slot and one command, and
+forgetting a user is one DEL. The project hash has a fixed length: no project's delete can reach another's keys.
+"""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+
+
+def project_prefix(project: str) -> bytes:
+    """``hw1:`` and 16 hex digits."""
+    return b"hw1:" + hashlib.blake2b(project.encode(), digest_size=8).hexdigest().encode() + b":"
+
+
+def entity_key(prefix: bytes, join_key: str, value: str) -> bytes:
+    """Key of the hash that holds all of an entity's values."""
+    return prefix + f"{join_key}={value}".encode()
+
+
+def encoded(texts: Sequence[str]) -> list[bytes]:
+    """UTF-8 of each text; of all at once where none has the separator in it."""
+    parts = "\0".join(texts).encode().split(b"\0")
+    return parts if len(parts) == len(texts) else [text.encode() for text in texts]
+
+
+def rest_of_key(values: Sequence[str]) -> bytes:
+    """The second and later join keys' values, each with its length, so that no two combinations are alike."""
+    if not values:
+        return b""
+    encoded = [value.encode() for value in values]
+    return b"".join(struct.pack("<H", len(value)) + value for value in encoded)
+
+
+def rests_of_keys(keys: Sequence[Sequence[str]]) -> list[bytes]:
+    """:func:`rest_of_key` of every key without its first value."""
+    if any(len(key) != 2 for key in keys):
+        return [rest_of_key(key[1:]) for key in keys]
+    return [_size(len(value)) + value for value in encoded([key[1] for key in keys])]
+
+
+_size = lru_cache(maxsize=1024)(struct.Struct("<H").pack)
+
+
+def other_keys(rest: bytes) -> tuple[str, ...]:
+    """Inverse of :func:`rest_of_key`."""
+    values, at = [], 0
+    while at < len(rest):
+        (length,) = struct.unpack_from("<H", rest, at)
+        values.append(rest[at + 2 : at + 2 + length].decode())
+        at += 2 + length
+    return tuple(values)

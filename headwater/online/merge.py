@@ -1,0 +1,215 @@
+"""Merge tiles into windows at one instant per entity."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater import folds
+from headwater.folds import Floats, Ints
+from headwater.online import codec
+from headwater.plan import Aggregate, Partial, Table
+
+_EXTREMES = {"min": (np.minimum, codec.EMPTY_MIN), "max": (np.maximum, codec.EMPTY_MAX)}
+_NEEDS = {
+    "count": ("count",), "sum": ("sum",), "min": ("min",), "max": ("max",), "mean": ("count", "sum"),
+    "stddev": ("count", "sum", "sumsq"),
+}  # fmt: skip
+"""Partials of its column that a function reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blobs:
+    """A table's blobs of n entities end to end. ``starts, sizes`` (n,): where each lies, 0 bytes where none is."""
+
+    each: Sequence[bytes | None]
+    raw: bytes
+    starts: Ints
+    sizes: Ints
+
+    @classmethod
+    def of(cls, blobs: Sequence[bytes | None]) -> "Blobs":
+        sizes = np.array([0 if blob is None else len(blob) for blob in blobs], np.int64)
+        return cls(blobs, b"".join([blob for blob in blobs if blob is not None]), np.cumsum(sizes) - sizes, sizes)
+
+    def at(self, dtype: Any, places: Ints) -> NDArray[Any]:
+        """What begins at any places of the bytes."""
+        last = max(0, len(self.raw) - np.dtype(dtype).itemsize + 1)
+        anywhere: NDArray[Any] = np.ndarray(last, dtype, self.raw, 0, (1,))
+        return anywhere[places]
+
+    def newest(self) -> Ints:
+        """Newest folded event of each, int64 (n,), -1 where there is no blob."""
+        out = np.full(len(self.sizes), -1, np.int64)
+        held = self.sizes > 0
+        out[held] = self.at("<i8", self.starts[held] + 1)  # after the version
+        return out
+
+
+def merge_table(
+    table: Table, aggregates: Sequence[Aggregate], blobs: Blobs, at: Ints, found: NDArray[np.bool_]
+) -> Mapping[str, Floats | list[list[Any] | None]]:
+    """Values of a table's features; NaN or ``None`` where not found.
+
+    Parameters
+    ----------
+    blobs, at, found : (n,)
+        Per entity: its blob, the instant, whether an event lies in its ttl.
+    """
+    if table.kind == "fixed":
+        return _fixed(table, aggregates, blobs, at, found)
+    return {aggregate.feature: _lists(table, aggregate, blobs.each, at, found) for aggregate in aggregates}
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """Records of n entities, newest first within each.
+
+    ``values, owner, age`` (m,): heads and partials, whose they are, how many hops ago the tile began. ``starts``
+    (n + 1,): where each entity's begin, and the end. ``order`` (m,): owner and age as one number, which ascends, of
+    which each owner has ``span``.
+    """
+
+    values: NDArray[Any]
+    owner: NDArray[np.intp]
+    age: Ints
+    starts: Ints
+    youngest: int
+    span: int
+    order: Ints
+    sums: dict[str, Ints]
+
+    @classmethod
+    def of(cls, table: Table, blobs: Blobs, at: Ints) -> "_Records":
+        dtype, head = codec.record_dtype(table), codec.HEADER.size
+        counts = np.maximum(blobs.sizes - head, 0) // dtype.itemsize
+        starts = _running(counts)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        places = np.arange(len(owner)) * dtype.itemsize + (blobs.starts + head - starts[:-1] * dtype.itemsize)[owner]
+        values = blobs.at(f"V{dtype.itemsize}", places).view(dtype)
+        now = 0 if table.hop_ms is None else (at // table.hop_ms)[owner]
+        age = now - values["tile"]
+        youngest, oldest = (int(age.min()), int(age.max())) if len(age) else (0, 0)
+        span = oldest - youngest + 1
+        return cls(values, owner, age, starts, youngest, span, owner * span + (age - youngest), {})
+
+    @property
+    def n(self) -> int:
+        return len(self.starts) - 1
+
+    def ends(self, tiles: int) -> Ints:
+        """Where each entity's records of at most so many hops end; as its newest they are its first."""
+        last = np.arange(self.n) * self.span + min(max(tiles - self.youngest, -1), self.span - 1)
+        return np.searchsorted(self.order, last, side="right")
+
+    def total(self, name: str, ends: Ints) -> Ints:
+        """Sum of a column from each entity's start to its end: a difference of sums, exact as integers wrap."""
+        if name not in self.sums:
+            self.sums[name] = _running(self.values[name])
+        total: Ints = self.sums[name][ends] - self.sums[name][self.starts[:-1]]
+        return total
+
+    def extreme(self, kind: str, name: str, ends: Ints) -> Ints:
+        """Least or greatest value of a column from each entity's start to its end."""
+        fold, neutral = _EXTREMES[kind]
+        out = np.full(self.n, neutral, np.int64)
+        held = np.flatnonzero(ends > self.starts[:-1])
+        if len(held):
+            edges = np.stack((self.starts[held], ends[held]), axis=1).ravel()
+            values = self.values[name]
+            out[held] = fold.reduceat(values, edges[:-1] if edges[-1] == len(values) else edges)[::2]
+        return out
+
+
+def _running(values: NDArray[Any]) -> Ints:
+    """Sums of the first 0, 1, … m values, int64 (m + 1,)."""
+    sums = np.zeros(len(values) + 1, np.int64)
+    np.cumsum(values, dtype=np.int64, out=sums[1:])
+    return sums
+
+
+def _fixed(
+    table: Table, aggregates: Sequence[Aggregate], blobs: Blobs, at: Ints, found: NDArray[np.bool_]
+) -> dict[str, Floats]:
+    records = _Records.of(table, blobs, at)
+    windows: dict[int | None, Ints] = {None: records.starts[1:]}
+    out = {}
+    for aggregate in aggregates:
+        if aggregate.window_ms not in windows:
+            windows[aggregate.window_ms] = records.ends(aggregate.tiles)
+        if aggregate.function.half_life_ms is not None:
+            column = "count" if aggregate.function.name == "decayed_count" else f"sum_{aggregate.column}"
+            if column == "count" and aggregate.column is not None:
+                column = f"count_{aggregate.column}"
+            values = _decayed(aggregate, records, records.values[column])
+        else:
+            values = folds.finish(aggregate, _merged(table, aggregate, records, windows[aggregate.window_ms]))
+        out[aggregate.feature] = np.where(found, values, np.nan)
+    return out
+
+
+def _merged(table: Table, aggregate: Aggregate, records: _Records, ends: Ints) -> dict[str, Ints]:
+    if aggregate.column is None:
+        return {"count": records.total("count", ends)}
+    merged = {}
+    for partial in table.partials:
+        if partial.column != aggregate.column or partial.kind not in _NEEDS[aggregate.function.name]:
+            continue
+        if partial.kind == "sumsq":
+            merged["sumsq_hi"], merged["sumsq_lo"] = _sum_wide(records, partial, ends)
+        elif partial.kind in _EXTREMES:
+            merged[partial.kind] = records.extreme(partial.kind, partial.name, ends)
+        else:
+            merged[partial.kind] = records.total(partial.name, ends)
+    return merged
+
+
+def _sum_wide(records: _Records, partial: Partial, ends: Ints) -> tuple[NDArray[Any], NDArray[Any]]:
+    highs, lows = records.values[partial.name + "_hi"].tolist(), records.values[partial.name + "_lo"].tolist()
+    wide = [folds.join_words(high, low) for high, low in zip(highs, lows, strict=True)]
+    totals = [sum(wide[begin:end]) for begin, end in zip(records.starts.tolist(), ends.tolist(), strict=False)]
+    words = [folds.split_words(total) for total in totals]
+    return np.array([high for high, _ in words], object), np.array([low for _, low in words], object)
+
+
+def _decayed(aggregate: Aggregate, records: _Records, amounts: NDArray[Any]) -> Floats:
+    """Slots of one tile are added as integers before the tile is weighed; records lie newest first."""
+    inside = records.age <= aggregate.tiles
+    owner, age, amounts = records.owner[inside], records.age[inside], amounts[inside].astype(np.int64)
+    if not len(owner):
+        return np.zeros(records.n)
+    starts = np.flatnonzero(np.r_[True, (owner[1:] != owner[:-1]) | (age[1:] != age[:-1])])
+    totals = np.add.reduceat(amounts, starts)
+    return folds.decayed(aggregate, owner[starts][::-1], age[starts][::-1], totals[::-1], records.n)
+
+
+def _lists(
+    table: Table, aggregate: Aggregate, blobs: Sequence[bytes | None], at: Ints, found: NDArray[np.bool_]
+) -> Floats | list[list[Any] | None]:
+    payloads = [
+        [tile.payload for tile in codec.unpack_list_tiles(blob) if _inside(table, aggregate, tile.tile, int(instant))]
+        if blob is not None and ok
+        else None
+        for blob, instant, ok in zip(blobs, at, found, strict=True)
+    ]
+    if table.kind == "distinct":
+        return np.array(
+            [np.nan if held is None else folds.estimate(folds.merge_sketches(held)) for held in payloads], np.float64
+        )
+    return [None if held is None else _ordered(aggregate, held) for held in payloads]
+
+
+def _inside(table: Table, aggregate: Aggregate, tile: int, at: int) -> bool:
+    return table.hop_ms is None or at // table.hop_ms - tile <= aggregate.tiles
+
+
+def _ordered(aggregate: Aggregate, payloads: Sequence[bytes]) -> list[Any]:
+    """Newest first, by event time, then event id; a set's members sorted."""
+    n = aggregate.function.n or 0
+    entries = [entry for payload in payloads for entry in codec.unpack_entries(payload)]
+    if aggregate.function.name == "members":
+        return folds.members(entries, n)
+    kept = folds.newest_distinct(entries, n) if aggregate.function.name == "last_distinct" else sorted(entries)
+    return [folds.as_value(text, aggregate.kind) for _, _, text in kept[::-1][:n]]

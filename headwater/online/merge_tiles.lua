@@ -1,0 +1,71 @@
+-- Merge the tiles of entities' tables into what they hold. A record replaces the one of the same tile and slot unless
+-- it has folded fewer events (its mark is older), so replays and retries in any order end in the same bytes.
+-- KEYS entities   ARGV: record size (0: variable), tiles to keep behind the newest, then for each entity how many pairs
+-- follow, and field, blob, field, blob, …
+-- Records lie newest first, so what is held is copied in runs around the few that are new.
+local size, keep = tonumber(ARGV[1]), tonumber(ARGV[2])
+
+-- The record at a place in a blob: its tile and slot as one number, events folded, where the next begins.
+local function record(blob, at)
+  if at > #blob then return end
+  local tile, slot, count = struct.unpack('<i4BI4', blob, at)
+  local length = size
+  if size == 0 then length = 37 + struct.unpack('<I4', blob, at + 33) end
+  return tile * 2 + slot, count, at + length
+end
+
+-- Where the records end that are not older than the oldest to keep.
+local function kept(blob, oldest)
+  local at = 10
+  if size > 0 then
+    at = #blob + 1
+    while at > 10 and record(blob, at - size) < oldest do at = at - size end
+    return at
+  end
+  local place, _, next = record(blob, at)
+  while place and place >= oldest do
+    at = next
+    place, _, next = record(blob, at)
+  end
+  return at
+end
+
+local function merged(held, new)
+  local newest = math.max(struct.unpack('<i8', held, 2), (struct.unpack('<i8', new, 2)))
+  local oldest = 2 * (math.floor(math.max(record(held, 10), (record(new, 10))) / 2) - keep)
+  held, new = string.sub(held, 1, kept(held, oldest) - 1), string.sub(new, 1, kept(new, oldest) - 1)
+  local parts = {struct.pack('<Bi8', 1, newest)}
+  local from, at = 10, 10
+  local place, count, next = record(held, at)
+  local new_at = 10
+  local new_place, new_count, new_next = record(new, new_at)
+  while new_place do
+    while place and place > new_place do
+      at = next
+      place, count, next = record(held, at)
+    end
+    if place ~= new_place or new_count >= count then
+      parts[#parts + 1] = string.sub(held, from, at - 1)
+      parts[#parts + 1] = string.sub(new, new_at, new_next - 1)
+      from = place == new_place and next or at
+    end
+    new_at = new_next
+    new_place, new_count, new_next = record(new, new_at)
+  end
+  parts[#parts + 1] = string.sub(held, from)
+  return table.concat(parts)
+end
+
+local at = 3
+for _, key in ipairs(KEYS) do
+  local last = at + 2 * tonumber(ARGV[at])
+  while at < last do
+    local field, new = ARGV[at + 1], ARGV[at + 2]
+    local held = redis.call('HGET', key, field)
+    local whole = held and merged(held, new) or new
+    if whole ~= held then redis.call('HSET', key, field, whole) end
+    at = at + 2
+  end
+  at = at + 1
+end
+return #KEYS

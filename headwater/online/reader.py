@@ -1,0 +1,258 @@
+"""Read now, and only now: tiles merged at read, one round trip, decoded with numpy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+from headwater.assemble import REQUEST_TIME, Assembly
+from headwater.clock import Clock
+from headwater.errors import DataError, NotAnswerableError
+from headwater.folds import Floats, Ints
+from headwater.online import codec, merge
+from headwater.online.fetch import Key, Wanted, fetch
+from headwater.online.keys import entity_key, other_keys, project_prefix
+from headwater.online.replies import Column, list_of
+from headwater.online.wire import Wire, pack
+from headwater.plan import BatchView, FeaturePlan, OnDemandView, View
+
+Values = Floats | list[list[Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRead:
+    """Values of one view for distinct entities.
+
+    ``values``: feature to float64 (n,), NaN where not found or null, or to a list per entity. ``found`` (n,): an event
+    in [at - ttl, at). ``at`` (n,): the instant read. ``newest`` (n,): newest folded event, -1 where none.
+    """
+
+    values: Mapping[str, Values]
+    found: NDArray[np.bool_]
+    at: Ints
+    newest: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """``values`` float32 (n_rows, n_features) in the order of ``names``; per view: found, at and row's place."""
+
+    values: NDArray[np.float32]
+    names: tuple[str, ...]
+    now: int
+    views: Mapping[str, ViewRead] = field(repr=False)
+    rows: Mapping[str, NDArray[np.intp]] = field(repr=False)
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """True where every stored view knows the row's entity, bool (n_rows,)."""
+        known = np.ones(len(self.values), np.bool_)
+        for name, view in self.views.items():
+            known &= view.found[self.rows[name]]
+        return known
+
+
+class OnlineReader:
+    """Reads the features of one plan from the online store."""
+
+    def __init__(self, client: redis.Redis, plan: FeaturePlan, clock: Clock) -> None:
+        self._wire = Wire(client)
+        self._plan = plan
+        self._clock = clock
+        self._prefix = project_prefix(plan.project)
+        self._views: dict[str, View | BatchView] = {view.name: view for view in plan.views}
+        self._views.update({view.name: view for view in plan.batch_views})
+        self._assemblies: dict[str, Assembly] = {}
+
+    def read_matrix(
+        self,
+        service: str,
+        entities: Mapping[str, Sequence[str]],
+        at: int | None = None,
+        request: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Matrix:
+        """Features of a service for rows of entities, in one round trip.
+
+        Parameters
+        ----------
+        entities
+            Join key to one value a row, all of the same length.
+        at
+            Epoch ms; by default now, or just after the entity's newest event if that is later.
+        request : each (n_rows,)
+            Inputs of request-time features.
+
+        Raises
+        ------
+        DataError
+            A join key of the service is missing.
+        NotAnswerableError
+            ``at`` is at or before an entity's newest folded event.
+        UnavailableError
+            The store does not answer.
+        """
+        n = len(next(iter(entities.values()), ()))
+        assembly = self._assembly(service)
+        keys, rows = self._distinct(assembly.needed, entities)
+        reads = self.read_views(keys, at)
+        now = self._clock.now_ms() if at is None else at
+        columns = {}
+        for view, features in assembly.needed.items():
+            repeats = len(keys[view]) < n
+            for feature in features:
+                values = _scalars(view, feature, reads[view])
+                columns[view, feature] = values[rows[view]] if repeats else values
+        inputs = {REQUEST_TIME: np.full(n, now, np.int64), **(request or {})}
+        return Matrix(assembly.matrix(columns, inputs, n), assembly.names, now, reads, rows)
+
+    def _assembly(self, service: str) -> Assembly:
+        if service not in self._assemblies:
+            self._assemblies[service] = Assembly(self._plan, service)
+        return self._assemblies[service]
+
+    def read_views(self, keys: Mapping[str, Sequence[Key]], at: int | None = None) -> dict[str, ViewRead]:
+        """Read several views for their own distinct entities, in one round trip."""
+        replies = fetch(self._wire, self._prefix, [self._wanted(name, wanted) for name, wanted in keys.items()])
+        now = self._clock.now_ms()
+        reads = {}
+        for name in keys:
+            view = self._view(name)
+            if isinstance(view, View):
+                reads[name] = self._windowed(view, keys[name], replies, now, at)
+            else:
+                reads[name] = _ready_made(view, keys[name], replies[name, view.id], now, at)
+        return reads
+
+    def read_rows(self, view: BatchView, keys: Sequence[Key]) -> list[tuple[int, list[Any]] | None]:
+        """Event time (epoch ms) and values now of each key's row, as exact as they were written; texts are bytes.
+
+        ``None`` where there is no row within the view's ttl.
+        """
+        blobs = list_of(fetch(self._wire, self._prefix, [self._wanted(view.name, keys)])[view.name, view.id])
+        rows = [None if blob is None else codec.decode_row(view, blob) for blob in blobs]
+        event = np.array([-1 if row is None else row[0] for row in rows], np.int64)
+        found = _within_ttl(view, event, np.maximum(self._clock.now_ms(), event))
+        return [(row[0], row[2]) if row is not None and ok else None for row, ok in zip(rows, found, strict=True)]
+
+    def partners(self, view: str, value: str) -> list[Key]:
+        """Keys of a view that are stored under one first entity, such as every item a user had, in one round trip."""
+        found = self._view(view)
+        field = found.tables[0].field if isinstance(found, View) else found.field
+        owner = entity_key(self._prefix, found.join_keys[0], value)
+        (fields,) = self._wire.send([pack((b"HKEYS", owner))], [owner])
+        return [(value, *other_keys(held[len(field) :])) for held in fields if held.startswith(field)]
+
+    def _distinct(
+        self, wanted: Mapping[str, Sequence[str]], entities: Mapping[str, Sequence[str]]
+    ) -> tuple[dict[str, list[Key]], dict[str, NDArray[np.intp]]]:
+        keys: dict[str, list[Key]] = {}
+        rows: dict[str, NDArray[np.intp]] = {}
+        done: dict[Key, tuple[list[Key], NDArray[np.intp]]] = {}
+        for name in wanted:
+            view = self._view(name)
+            missing = [key for key in view.join_keys if key not in entities]
+            if missing:
+                raise DataError(f"{name}: join key {missing[0]!r} is missing. Pass {', '.join(view.join_keys)}.")
+            if view.join_keys not in done:
+                done[view.join_keys] = _factorise([entities[join_key] for join_key in view.join_keys])
+            keys[name], rows[name] = done[view.join_keys]
+        return keys, rows
+
+    def _view(self, name: str) -> View | BatchView:
+        stored = self._views.get(name) or self._plan.view(name)
+        assert not isinstance(stored, OnDemandView)
+        return stored
+
+    def _wanted(self, name: str, keys: Sequence[Key]) -> Wanted:
+        view = self._view(name)
+        tables = view.tables if isinstance(view, View) else (view,)
+        return Wanted(name, view.join_keys, tuple((table.id, table.field) for table in tables), keys)
+
+    def _windowed(
+        self,
+        view: View,
+        keys: Sequence[Key],
+        replies: Mapping[tuple[str, str], Column],
+        now: int,
+        at: int | None,
+    ) -> ViewRead:
+        tables = [(table, merge.Blobs.of(list_of(replies[view.name, table.id]))) for table in view.tables]
+        newest = np.max([blobs.newest() for _, blobs in tables], axis=0)
+        if at is not None and bool((newest >= at).any()):
+            worst = int(np.argmax(newest))
+            raise NotAnswerableError(
+                f"{view.name} of {', '.join(keys[worst])}: at={at} is at or before its newest folded event "
+                f"{int(newest[worst])}, and the online store holds now only. Ask for a later instant, or use "
+                "get_historical_features for the past."
+            )
+        instants = np.maximum(now, newest + 1) if at is None else np.full(len(keys), at, np.int64)
+        found = newest >= (0 if view.ttl_ms == 0 else instants - view.ttl_ms)
+        found &= newest >= 0
+        values: dict[str, Values] = {}
+        for table, blobs in tables:
+            wanted = [aggregate for aggregate in view.aggregates if aggregate.table == table.id]
+            values.update(merge.merge_table(table, wanted, blobs, instants, found))
+        return ViewRead(values, found, instants, newest)
+
+
+def _factorise(columns: Sequence[Sequence[str]]) -> tuple[list[Key], NDArray[np.intp]]:
+    """Distinct keys in order of appearance, and the place of each row's key among them."""
+    keys: list[Key] = list(zip(*columns, strict=True))
+    alone = len(columns) == 1  # texts keep their hash, tuples do not
+    if len(set(columns[0] if alone else keys)) == len(keys):
+        return keys, np.arange(len(keys))
+    place = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+    return list(place), np.array([place[key] for key in keys], np.intp)
+
+
+def _ready_made(view: BatchView, keys: Sequence[Key], blobs: Column, now: int, at: int | None) -> ViewRead:
+    columns: dict[str, Values] = {}
+    if codec.is_fixed(view):
+        event, floats = codec.decode_rows(view, blobs)
+        instants = _instants(view, keys, event, now, at)
+        found = _within_ttl(view, event, instants)
+        if not found.all():
+            for column in floats.values():
+                column[~found] = np.nan
+        columns.update(floats)
+        return ViewRead(columns, found, instants, event)
+    rows = [None if blob is None else codec.decode_row(view, blob) for blob in list_of(blobs)]
+    event = np.array([-1 if row is None else row[0] for row in rows], np.int64)
+    instants = _instants(view, keys, event, now, at)
+    found = _within_ttl(view, event, instants)
+    for index, name in enumerate(view.features):
+        raw = [row[2][index] if row is not None and ok else None for row, ok in zip(rows, found, strict=True)]
+        texts = any(isinstance(value, bytes) for value in raw)
+        columns[name] = (
+            [None if value is None else [value] for value in raw]
+            if texts
+            else np.array([np.nan if value is None else value for value in raw], np.float64)
+        )
+    return ViewRead(columns, found, instants, event)
+
+
+def _instants(view: BatchView, keys: Sequence[Key], event: Ints, now: int, at: int | None) -> Ints:
+    """The instant of each row: now, or the row's own if its clock runs ahead; only the newest row is held."""
+    if at is None:
+        return np.maximum(now, event)
+    if bool((event > at).any()):
+        worst = int(np.argmax(event))
+        raise NotAnswerableError(
+            f"{view.name} of {', '.join(keys[worst])}: at={at} is before its newest row, {int(event[worst])}, and the "
+            "online store holds now only. Ask for a later instant, or use get_historical_features for the past."
+        )
+    return np.full(len(event), at, np.int64)
+
+
+def _within_ttl(view: BatchView, event: Ints, at: Ints) -> NDArray[np.bool_]:
+    return (event >= 0) if view.ttl_ms == 0 else (event >= np.maximum(0, at - view.ttl_ms))
+
+
+def _scalars(view: str, feature: str, read: ViewRead) -> Floats:
+    values = read.values[feature]
+    if isinstance(values, list):
+        raise DataError(f"{view}:{feature} is a list and has no place in a matrix. Take it out of the service.")
+    return values
