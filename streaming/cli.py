@@ -1,0 +1,90 @@
+"""The commands ``headwater stream`` and ``headwater archive``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headwater.cli.output import JsonFlag, RepoOption, emit
+from streaming.archive_cli import archive
+
+if TYPE_CHECKING:
+    from headwater.settings import Settings
+
+__all__ = ["archive", "stream"]
+
+stream = typer.Typer(
+    no_args_is_help=True,
+    help="Example: headwater stream status --json\n\nThe Flink job that folds events into features.",
+)
+
+
+@stream.command()
+def plan(repo: RepoOption = None, as_json: JsonFlag = False) -> None:
+    """Example: headwater stream plan.
+
+    Print the job's SQL as compiled from the feature definitions, and what it keeps for each table of tiles.
+    """
+    from headwater.registry.manifest import load_plan
+    from streaming.job import program_of
+    from streaming.sql import describe
+
+    settings = _settings(repo)
+    program = program_of(load_plan(settings.repo), settings)
+    if as_json:
+        emit({"tables": describe(program), "sql": program.statements}, as_json)
+        return
+    for statement in program.statements:
+        typer.echo(statement + ";\n")
+    for table in describe(program):
+        emit(table, as_json, str(table["view"]))
+
+
+@stream.command()
+def run(repo: RepoOption = None) -> None:
+    """Example: headwater stream run.
+
+    Run the job in the foreground until Ctrl-C; its state is kept and found again by the next start.
+    """
+    from streaming.job import main
+
+    raise typer.Exit(main(_settings(repo)))
+
+
+@stream.command()
+def status(repo: RepoOption = None, as_json: JsonFlag = False) -> None:
+    """Example: headwater stream status --json.
+
+    Print the job's state, what it has not read, what lies beyond its newest checkpoint, what it has written and how
+    soon, what was refused, and how old and large that checkpoint is: the facts that Prometheus is told.
+    """
+    from headwater.registry.manifest import load_plan
+    from streaming import telemetry
+
+    settings = _settings(repo)
+    emit(telemetry.status(settings, load_plan(settings.repo)), as_json, "Stream")
+
+
+@stream.command()
+def wait(
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait at most.")] = 300.0,
+    repo: RepoOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater stream wait --timeout 60.
+
+    Wait until all events that Kafka holds now are readable online; exit 1 if that takes longer.
+    """
+    from streaming.progress import wait_until_caught_up
+
+    caught_up = wait_until_caught_up(_settings(repo), timeout_s)
+    emit({"caught_up": caught_up}, as_json, "Stream")
+    if not caught_up:
+        raise typer.Exit(1)
+
+
+def _settings(repo: Path | None) -> "Settings":
+    from headwater.settings import get_settings
+
+    settings = get_settings()
+    return settings if repo is None else settings.model_copy(update={"repo": repo})

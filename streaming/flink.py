@@ -1,0 +1,148 @@
+"""All that touches pyflink: the environment a job runs in, and the sink as a function of its SQL."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from py4j.protocol import Py4JError, Py4JJavaError
+from pyflink.common import Configuration
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.table import DataTypes, StreamTableEnvironment
+from pyflink.table.udf import ScalarFunction, udf
+from pyflink.util.exceptions import JavaException
+
+from headwater.avro import decoder
+from headwater.errors import UnavailableError
+from headwater.plan import Source
+from streaming.health import BEAT_STATEMENTS, root_cause
+from streaming.sink import TileSink
+from streaming.sql import Program
+
+
+class SinkFunction(ScalarFunction):  # type: ignore[misc]
+    """Takes the columns of folded tiles as Arrow batches; runs in Flink's Python workers, one a slot."""
+
+    def __init__(self, sink: TileSink) -> None:
+        self._sink = sink
+
+    def is_deterministic(self) -> bool:
+        """Keep Flink from leaving out or repeating what is there for its effect."""
+        return False
+
+    def eval(self, *columns: Any) -> "pd.Series[Any]":
+        """Write a batch; a column that is one constant, such as what a kind of table does not have, comes as it is."""
+        given = dict(zip(self._sink.program.sink_columns, columns, strict=True))
+        arrays = {name: column.to_numpy() for name, column in given.items() if isinstance(column, pd.Series)}
+        return pd.Series(np.ones(self._sink.write(arrays), np.int64))
+
+
+class BeatFunction(ScalarFunction):  # type: ignore[misc]
+    """A row through each worker now and then: the first loads what the sink needs, all are signs of life."""
+
+    def __init__(self, sink: TileSink) -> None:
+        self._sink = sink
+
+    def is_deterministic(self) -> bool:
+        """Keep Flink from leaving out or repeating what is there for its effect."""
+        return False
+
+    def eval(self, beats: "pd.Series[Any]") -> "pd.Series[Any]":
+        """Leave one sign for a batch."""
+        return pd.Series(np.full(len(beats), self._sink.beat(self._sink.program.kafka.group), np.int64))
+
+
+class AvroFunction(ScalarFunction):  # type: ignore[misc]
+    """Avro records as JSON, an Arrow batch at a time; nothing for what is none or is too long."""
+
+    def __init__(self, source: Source, max_event_bytes: int) -> None:
+        self._source, self._max_event_bytes = source, max_event_bytes
+        self._decode: Callable[[bytes], bytes | None] | None = None
+
+    def eval(self, records: Any) -> "pd.Series[Any]":
+        """Decode a batch of values."""
+        if self._decode is None:
+            assert self._source.avro_schema is not None
+            self._decode = decoder(self._source.avro_schema, tuple(name for name, _ in self._source.columns))
+        decode, most = self._decode, self._max_event_bytes
+        return pd.Series([None if raw is None or len(raw) > most else decode(raw) for raw in records], dtype=object)
+
+
+def start(program: Program, redis_url: str, options: Mapping[str, str]) -> Any:
+    """Submit a program; return its job client.
+
+    Parameters
+    ----------
+    options
+        Flink options by their full names.
+
+    Raises
+    ------
+    UnavailableError
+        Flink does not accept the job, such as for a checkpoint that it cannot read.
+    """
+    environment = prepare(program, options)
+    sink = TileSink(program, redis_url)
+    for name, function in (("hw_sink", SinkFunction(sink)), ("hw_beat", BeatFunction(sink))):
+        environment.create_temporary_function(name, udf(function, result_type=DataTypes.BIGINT(), func_type="pandas"))
+    beats, beat = BEAT_STATEMENTS
+    environment.execute_sql(beats.format(workers=options.get("parallelism.default", "1")))
+    statements = environment.create_statement_set()
+    statements.add_insert_sql(program.insert)
+    statements.add_insert_sql(beat)
+    try:
+        return statements.execute().get_job_client()
+    except JavaException as error:
+        raise UnavailableError(f"flink: the job is not accepted, {root_cause(str(error))}.") from None
+
+
+def prepare(program: Program, options: Mapping[str, str]) -> Any:
+    """Make the tables and views of a program, all but what writes."""
+    configuration = Configuration()
+    for name, value in {"python.executable": sys.executable, **options}.items():
+        configuration.set_string(name, value)
+    environment = StreamTableEnvironment.create(StreamExecutionEnvironment.get_execution_environment(configuration))
+    for name, source in program.decoding.items():
+        decode = AvroFunction(source, program.kafka.max_event_bytes)
+        environment.create_temporary_function(name, udf(decode, result_type=DataTypes.BYTES(), func_type="pandas"))
+    _execute(environment, program.topics)
+    _hand_on(environment, program.decoded)
+    _execute(environment, program.reading)
+    _hand_on(environment, program.streams)
+    _execute(environment, program.folding)
+    return environment
+
+
+def job_id(client: Any) -> str:
+    """Flink's id of a submitted job."""
+    return str(client.get_job_id())
+
+
+def failure(client: Any) -> str | None:
+    """Why a submitted job has ended for good; ``None`` while it has not.
+
+    The mini-cluster goes with its job, so that REST cannot tell.
+    """
+    try:
+        state = client.get_job_status().result().name
+        if state not in ("FAILED", "FINISHED", "CANCELED"):
+            return None
+        client.get_job_execution_result().result()
+    except (Py4JJavaError, JavaException) as error:
+        return str(error)
+    except (Py4JError, OSError):
+        return "the JVM has ended; flink.log beside this log says why, unless it was killed"
+    return f"the job is {state}"
+
+
+def _execute(environment: Any, statements: Iterable[str]) -> None:
+    for statement in statements:
+        environment.execute_sql(statement)
+
+
+def _hand_on(environment: Any, streams: Mapping[str, str]) -> None:
+    """Let views go on as streams of other names."""
+    for view, stream in streams.items():
+        rows = environment.to_data_stream(environment.from_path(view))
+        environment.create_temporary_view(stream, environment.from_data_stream(rows))

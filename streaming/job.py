@@ -1,0 +1,347 @@
+"""The stream job: ``python -m streaming.job`` runs it in a local mini-cluster until it is told to end.
+
+Its JVM and Python workers are children in its own process group and session. State lives in checkpoints, which are
+kept when the job ends, by whatever end, and found again by the next start; a changed plan starts from the first event.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from headwater.errors import HeadwaterError
+from headwater.files import write_whole
+from headwater.kafka_io import describe, partitions_of
+from headwater.log import configure_logging, get_logger
+from headwater.plan import FeaturePlan
+from headwater.registry.manifest import load_plan
+from headwater.runtime.jars import flink_jars
+from headwater.runtime.java import find_java
+from headwater.runtime.ports import free_port
+from headwater.runtime.ready import mark_ready, ready_path
+from headwater.settings import Settings, addresses, get_settings
+from streaming import health, telemetry
+from streaming.health import Health, RunFacts
+from streaming.progress import facts_path, running_job
+from streaming.sql import KafkaOptions, Program, compile_program
+
+CHECKPOINT_MS, RETAINED = 15_000, 2
+LATENCY_MS = 100
+"""For how long folds are gathered before they go on: one row a tile instead of one an event."""
+LOOK_S, UNWELL_S, ALONE_S = 0.5, 300.0, 10.0
+"""How often the job is looked at; how long it may be unwell, or without its TaskManager, before its process ends."""
+FAILURES, HEALTHY_AGAIN_S = 10, 60
+"""Flink starts a failed job again so often; after as many seconds without a failure it counts from the first."""
+LOG4J = Path(__file__).with_name("log4j2.properties")
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What a run's checkpoints belong to: the same statements over the same broker's log.
+
+    ``group`` is the consumer group under which the checkpoints' offsets are committed; a fresh state has a fresh one.
+    """
+
+    statements: str
+    cluster: str
+    group: str
+
+
+def program_of(plan: FeaturePlan, settings: Settings, group: str = "") -> Program:
+    """Compile a plan for the servers that the settings name."""
+    return compile_program(
+        plan,
+        KafkaOptions(addresses(settings).kafka, group, settings.max_clock_skew_s * 1000, settings.max_event_bytes),
+    )
+
+
+def lineage_path(settings: Settings) -> Path:
+    """Where a run's lineage is kept, beside its checkpoints."""
+    return settings.checkpoints_dir / "lineage.json"
+
+
+def settle_lineage(plan: FeaturePlan, settings: Settings, cluster: str) -> tuple[Lineage, Path | None]:
+    """Return the run's lineage and the checkpoint to go on from; what belongs to another is deleted."""
+    told = (*program_of(plan, settings).statements, *health.BEAT_STATEMENTS)
+    statements = hashlib.sha256("\n".join(told).encode()).hexdigest()
+    checkpoint = newest_checkpoint(settings.checkpoints_dir)
+    try:
+        kept = Lineage(**json.loads(lineage_path(settings).read_text()))
+    except (OSError, ValueError, TypeError):
+        kept = None
+    if checkpoint is not None and kept is not None and (kept.statements, kept.cluster) == (statements, cluster):
+        return kept, checkpoint
+    shutil.rmtree(settings.checkpoints_dir, ignore_errors=True)
+    settings.checkpoints_dir.mkdir(parents=True)
+    fresh = Lineage(statements, cluster, f"{health.group_of(plan.project)}-{uuid.uuid4().hex[:12]}")
+    lineage_path(settings).write_text(json.dumps(asdict(fresh)))
+    return fresh, None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint: one that has its metadata."""
+    complete = sorted(folder.glob("*/chk-*/_metadata"), key=lambda path: path.stat().st_mtime_ns)
+    return complete[-1].parent.resolve() if complete else None
+
+
+def drop_others(folder: Path, job_id: str) -> None:
+    """Delete the checkpoints of every run but this one, which by now has enough of its own."""
+    for other in {metadata.parents[1] for metadata in folder.glob("*/chk-*/_metadata")} - {folder / job_id}:
+        shutil.rmtree(other, ignore_errors=True)
+
+
+def flink_options(settings: Settings, checkpoint: Path | None, rest_port: int) -> dict[str, str]:
+    """Options of a local run; every one that a cluster would set for itself is left out by ``cluster_options``."""
+    local = {
+        "parallelism.default": str(settings.partitions),
+        "pipeline.jars": ";".join(jar.resolve().as_uri() for jar in flink_jars()),
+        "rest.address": settings.host,
+        "rest.bind-address": settings.host,
+        "rest.bind-port": str(rest_port),
+        "execution.checkpointing.dir": settings.checkpoints_dir.resolve().as_uri(),
+        "taskmanager.memory.network.min": "64mb",
+        "taskmanager.memory.network.max": "64mb",
+        "metrics.fetcher.update-interval": "2000",
+    }
+    if checkpoint is not None:
+        local |= {
+            "execution.state-recovery.path": checkpoint.as_uri(),
+            "execution.state-recovery.claim-mode": "CLAIM",  # a superseded checkpoint is deleted
+        }
+    return cluster_options() | local
+
+
+def cluster_options() -> dict[str, str]:
+    """Options that decide what the job does, wherever it runs."""
+    return {
+        "pipeline.name": health.JOB_NAME,
+        "pipeline.object-reuse": "true",
+        "pipeline.max-parallelism": "128",
+        "execution.checkpointing.interval": f"{CHECKPOINT_MS} ms",
+        "execution.checkpointing.min-pause": "1 s",
+        "execution.checkpointing.mode": "EXACTLY_ONCE",
+        "execution.checkpointing.storage": "filesystem",
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "execution.checkpointing.num-retained": str(RETAINED),
+        "execution.checkpointing.tolerable-failed-checkpoints": "1000",
+        "execution.buffer-timeout.interval": "20 ms",
+        "restart-strategy.type": "exponential-delay",
+        "restart-strategy.exponential-delay.initial-backoff": "1 s",
+        "restart-strategy.exponential-delay.max-backoff": "10 s",
+        "restart-strategy.exponential-delay.reset-backoff-threshold": f"{HEALTHY_AGAIN_S} s",
+        "restart-strategy.exponential-delay.attempts-before-reset-backoff": str(FAILURES),
+        "state.backend.type": "hashmap",
+        "table.local-time-zone": "UTC",
+        "table.exec.mini-batch.enabled": "true",
+        "table.exec.mini-batch.allow-latency": f"{LATENCY_MS} ms",
+        "table.exec.mini-batch.size": "20000",
+        "python.fn-execution.bundle.time": str(LATENCY_MS // 2),
+        "python.fn-execution.bundle.size": "10000",
+        "python.fn-execution.arrow.batch.size": "10000",
+    }
+
+
+def jvm_environment(settings: Settings) -> dict[str, str]:
+    """What pyflink's launcher reads: which Java, how much heap, and where it logs."""
+    log = settings.log_dir.resolve() / "flink.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return {
+        "JAVA_HOME": str(find_java().home),
+        "JVM_ARGS": (
+            f"-Xmx{settings.flink_heap_mb}m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:+ExitOnOutOfMemoryError "
+            f"-Djava.awt.headless=true -Dheadwater.log={log}"
+        ),
+        "LOG4J_PROPERTIES": str(LOG4J),
+        "FLINK_LOG_DIR": str(log.parent),
+        # Else pyflink runs the sink within this process, behind a port open to all, and keeps idle workers beside it.
+        "_python_worker_execution_mode": "process",
+    }
+
+
+def cluster_of(plan: FeaturePlan, settings: Settings) -> str:
+    """Kafka's id of its log, where all topics that the plan reads are; a broker formatted anew has another.
+
+    Raises
+    ------
+    UnavailableError
+        The broker does not answer, or lacks a topic.
+    """
+    cluster = describe(addresses(settings).kafka)
+    for source in plan.sources:
+        partitions_of(cluster, source.topic)
+    return cluster.id
+
+
+class Run:
+    """One run of the job in this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ending = False
+        self._checkpoint_problem: str | None = None
+        self._is_alone = False
+        self._family: set[psutil.Process] = set()
+        self._log = get_logger("streaming")
+
+    def end(self, *_: object) -> None:
+        """Ask the run to end; safe in a signal handler."""
+        self._ending = True
+
+    def __call__(self) -> int:
+        """Run until told to end (0) or until the job fails for good (1)."""
+        settings = self._settings
+        plan = load_plan(settings.repo)
+        lineage, checkpoint = settle_lineage(plan, settings, cluster_of(plan, settings))
+        os.environ.update(jvm_environment(settings))
+        from streaming import flink
+
+        rest_port = free_port(settings.host)
+        self._log.info("stream_starting", tables=len(program_of(plan, settings).targets), resumes=str(checkpoint or ""))
+        try:
+            telemetry.expose(settings, plan, lambda: running_job(settings))
+            options = flink_options(settings, checkpoint, rest_port)
+            client = flink.start(program_of(plan, settings, lineage.group), addresses(settings).redis, options)
+            rest = f"http://{settings.host}:{rest_port}"
+            job = RunFacts(os.getpid(), flink.job_id(client), rest, lineage.group, settings.partitions)
+            write_whole(facts_path(settings), json.dumps(asdict(job)))
+            return self._watch(client, job, checkpoint)
+        except HeadwaterError as error:
+            self._log.error("stream_failed", reason=str(error), **_way_back(checkpoint, was_well=False))
+            return 1
+        finally:
+            for said in (ready_path(settings, "stream"), facts_path(settings)):
+                said.unlink(missing_ok=True)
+            logging.disable()  # py4j would tell, at the exit, of each object that it cannot hand back to the JVM
+            end_children(self._family)
+
+    def _watch(self, client: Any, job: RunFacts, checkpoint: Path | None) -> int:
+        from streaming import flink
+
+        seen, well_at, was_well = Health(""), time.monotonic(), False
+        with telemetry.connect(self._settings) as store:
+            while not self._ending:
+                failure = flink.failure(client)
+                now = Health("FAILED") if failure else health.look(job, store)
+                if now.state != seen.state or now.restarts != seen.restarts:
+                    self._tell(job, now)
+                if now.is_well:
+                    well_at, was_well = time.monotonic(), True
+                elif failure or time.monotonic() - well_at > patience_s(now.state):
+                    reason = health.root_cause(failure) if failure else f"{now.state} for {patience_s(now.state):.0f} s"
+                    self._log.error("stream_failed", reason=reason, **_way_back(checkpoint, was_well))
+                    return 1
+                self._tell_of_checkpoints(job)
+                seen = now
+                time.sleep(LOOK_S)
+        return 0
+
+    def _tell(self, job: RunFacts, now: Health) -> None:
+        """Say how the job is: in the log, and by the mark that ``headwater status`` and ``up`` read."""
+        self._family |= set(psutil.Process().children(recursive=True))
+        self._log.info(
+            "stream_state", state=now.state, job_id=job.job_id, tasks=f"{now.tasks_running}/{now.tasks}",
+            workers=now.workers, restarts=now.restarts, last_failure=health.last_failure(job) if now.restarts else None,
+        )  # fmt: skip
+        if now.is_well:
+            mark_ready(self._settings, "stream", **asdict(job) | {"pid": os.getpid()})
+        else:
+            ready_path(self._settings, "stream").unlink(missing_ok=True)
+
+    def _tell_of_checkpoints(self, job: RunFacts) -> None:
+        """Say once that checkpoints fail, and once that they complete again; drop what earlier runs have left."""
+        now = telemetry.checkpoints(job)
+        problem = now.problem
+        if now.completed >= RETAINED and not self._is_alone:
+            drop_others(self._settings.checkpoints_dir, job.job_id)
+            self._is_alone = True
+        if problem is not None and self._checkpoint_problem is None:
+            self._log.error(
+                "checkpoints_fail", reason=problem, folder=str(self._settings.checkpoints_dir.resolve()),
+                way_back="features go on being written; free space or mend the folder, and the next one completes",
+            )  # fmt: skip
+        if problem is None and self._checkpoint_problem is not None:
+            self._log.info("checkpoints_complete_again")
+        self._checkpoint_problem = problem
+
+
+def patience_s(state: str) -> float:
+    """How long a state that is not well may last: a mini-cluster that has lost its TaskManager gets no other."""
+    return ALONE_S if state == health.NO_TASK_MANAGER else UNWELL_S
+
+
+def _way_back(checkpoint: Path | None, was_well: bool) -> dict[str, str]:
+    """Where a job never ran from its checkpoint, which one that is, and how to start without it."""
+    if checkpoint is None or was_well:
+        return {}
+    return {
+        "checkpoint": str(checkpoint),
+        "way_back": "if the reason is this checkpoint, remove its folder: the next start goes on from the one before "
+        "it or, where there is none, from the first event; what is replayed overwrites itself",
+    }
+
+
+def end_children(seen: Iterable[psutil.Process] = (), patience_s: float = 2.0) -> None:
+    """End the JVM and its Python workers; none outlives the job.
+
+    The job is not cancelled first: that waits for workers to start and to flush, and the next run goes on from the
+    newest checkpoint either way, writing the same absolute tiles again.
+
+    Parameters
+    ----------
+    seen
+        Descendants of before: workers whose JVM was killed are nobody's children.
+    """
+    children = [child for child in {*psutil.Process().children(recursive=True), *seen} if child.is_running()]
+    for child in children:
+        _quietly(child.terminate)
+    _, left = psutil.wait_procs(children, timeout=patience_s)
+    for child in left:
+        _quietly(child.kill)
+
+
+def _quietly(action: Any) -> None:
+    try:
+        action()
+    except psutil.Error:
+        return
+
+
+def submit(settings: Settings) -> None:
+    """Start the job on the cluster whose ``flink run`` started this process, and leave it there."""
+    from streaming import flink
+
+    plan = load_plan(settings.repo)
+    options = cluster_options() | {"execution.checkpointing.dir": settings.checkpoints_dir.resolve().as_uri()}
+    flink.start(program_of(plan, settings, health.group_of(plan.project)), addresses(settings).redis, options)
+
+
+def main(settings: Settings | None = None) -> int:
+    """Exit 0 once told to end, 1 when the job cannot run."""
+    configure_logging("info")
+    try:
+        settings = settings or get_settings()
+        if "PYFLINK_GATEWAY_PORT" in os.environ:
+            submit(settings)
+            return 0
+        run = Run(settings)
+        signal.signal(signal.SIGTERM, run.end)
+        signal.signal(signal.SIGINT, run.end)
+        return run()
+    except HeadwaterError as error:
+        get_logger("streaming").error("stream_refused", reason=str(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

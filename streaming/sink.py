@@ -1,0 +1,151 @@
+"""The one crossing from Flink into Python: folded tiles, an Arrow batch at a time, into the online store."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+from headwater import folds
+from headwater.clock import StoredClock
+from headwater.errors import UnavailableError
+from headwater.log import get_logger
+from headwater.online import codec
+from headwater.online.connect import connect
+from headwater.online.writer import OnlineWriter
+from streaming.health import beats_key
+from streaming.sql import Program, Target, split_entry
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
+DELAY_BUCKETS_MS = (50, 100, 150, 200, 300, 400, 600, 1_000, 2_000, 5_000, 15_000, 60_000, 300_000, 3_600_000)
+"""Upper bounds of the delay's histogram; what took longer is in a last one without a bound."""
+BEATS_KEPT_S = 3_600
+_COUNT = """
+local newest = redis.call('HGET', KEYS[1], 'newest_event_ms')
+if not newest or tonumber(newest) < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'newest_event_ms', ARGV[1]) end
+for at = 2, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[at], ARGV[at + 1]) end
+"""
+Columns = Mapping[str, Sequence[Any] | NDArray[Any]]
+
+
+def stats_key(project: str) -> str:
+    """Redis hash of what the stream has written.
+
+    ``online_writes`` tiles, ``newest_event_ms`` the newest event time in them, ``delay_ms`` the sum of their delays and
+    ``delay_<bucket>`` how many had which: from the newest ingest time of a tile to its write, on the platform's clock.
+    """
+    return f"hw1:stats:{project}"
+
+
+@dataclass
+class TileSink:
+    """Writes rows of ``Program.sink_columns`` to the online store's live slot; made where the rows are.
+
+    Every row is absolute, so a row written twice, after a retry or a restart, changes nothing.
+    """
+
+    program: Program
+    redis_url: str = field(repr=False)
+    sleep: Callable[[float], None] = time.sleep
+    _client: redis.Redis | None = field(default=None, repr=False)
+    _writer: OnlineWriter | None = field(default=None, repr=False)
+    _clock: StoredClock | None = field(default=None, repr=False)
+
+    def write(self, columns: Columns) -> int:
+        """Write a batch, waiting for as long as the store does not answer; return the tiles written."""
+        return self._until_answered(lambda: self._write(columns))
+
+    def beat(self, group: str) -> int:
+        """Leave a sign of life of this worker, which has then loaded all that it needs to write."""
+        return self._until_answered(lambda: self._beat(group))
+
+    def _until_answered(self, work: Callable[[], int]) -> int:
+        wait = FIRST_WAIT_S
+        while True:
+            try:
+                return work()
+            except (UnavailableError, redis.RedisError, OSError) as error:
+                get_logger("streaming").warning("online_store_unavailable", reason=str(error), retry_in_s=wait)
+                self.sleep(wait)
+                wait = min(wait * 2, LONGEST_WAIT_S)
+
+    def _connected(self) -> tuple[redis.Redis, OnlineWriter, StoredClock]:
+        if self._client is None or self._writer is None or self._clock is None:
+            self._client = connect(self.redis_url, socket_timeout=30, socket_connect_timeout=5)
+            self._writer = OnlineWriter(self._client, self.program.plan.project)
+            self._clock = StoredClock(self._client)
+        return self._client, self._writer, self._clock
+
+    def _beat(self, group: str) -> int:
+        client, *_ = self._connected()
+        client.hset(beats_key(group), str(os.getpid()), f"{time.time():.1f}")
+        client.expire(beats_key(group), BEATS_KEPT_S)
+        return 1
+
+    def _write(self, columns: Columns) -> int:
+        client, writer, clock = self._connected()
+        table_of_row = np.asarray(columns["tbl"])
+        for place in np.unique(table_of_row):
+            rows = np.flatnonzero(table_of_row == place)
+            self._write_table(writer, self.program.targets[int(place)], columns, rows)
+        counts = tally(np.asarray(columns["newest"]), np.asarray(columns["ingest"]), clock.now_ms())
+        client.eval(_COUNT, 1, stats_key(self.program.plan.project), *map(str, counts))
+        return len(table_of_row)
+
+    def _write_table(self, writer: OnlineWriter, target: Target, columns: Columns, rows: NDArray[np.intp]) -> None:
+        join_keys = target.view.join_keys
+        keys = list(zip(*(np.asarray(columns[f"k{at}"], object)[rows] for at in range(len(join_keys))), strict=True))
+        tiles = tile_columns(target, columns, rows)
+        payloads = None
+        if target.table.kind != "fixed":
+            payloads = [pack_list(target, entries) for entries in np.asarray(columns["entries"], object)[rows]]
+        writer.write_tiles(target.table, join_keys, keys, tiles, payloads)
+
+
+def tally(newest: NDArray[Any], ingest: NDArray[Any], now_ms: int) -> list[int | str]:
+    """What a batch adds to the counters: the newest event time, then names and increments.
+
+    Parameters
+    ----------
+    newest, ingest : (n,)
+        Newest event time and newest ingest time of each tile written, epoch ms.
+    """
+    delays = np.maximum(now_ms - ingest.astype(np.int64), 0)
+    buckets, counts = np.unique(np.searchsorted(DELAY_BUCKETS_MS, delays), return_counts=True)
+    told: list[int | str] = [int(newest.max()), "online_writes", len(delays), "delay_ms", int(delays.sum())]
+    for bucket, count in zip(buckets, counts, strict=True):
+        told += [f"delay_{bucket}", int(count)]
+    return told
+
+
+def tile_columns(target: Target, columns: Columns, rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+    """Marks and partials of one table's rows, each (n,), as the online writer takes them."""
+
+    def take(name: str) -> NDArray[Any]:
+        return np.asarray(columns[name])[rows]
+
+    tiles: dict[str, NDArray[Any]] = {
+        "tile": take("tile"), "slot": np.full(len(rows), codec.LIVE, np.uint8), "count": take("cnt"),
+        "newest": take("newest"), "ingest": take("ingest"), "hash": take("hash").astype(np.int64).view(np.uint64),
+    }  # fmt: skip
+    for partial in target.table.partials:
+        values = take(target.name_of(partial))
+        if partial.kind == "sumsq":
+            words = [folds.split_words(int(value)) for value in values]
+            tiles[partial.name + "_hi"] = np.array([high for high, _ in words], np.int64)
+            tiles[partial.name + "_lo"] = np.array([low for _, low in words], np.uint64)
+        else:
+            tiles[partial.name] = values
+    return tiles
+
+
+def pack_list(target: Target, entries: Sequence[str] | None) -> bytes:
+    """Payload of a list tile: what it keeps of its entries, or a sketch of the distinct texts."""
+    texts = [] if entries is None else list(entries)
+    if target.table.kind == "distinct":
+        return folds.sketch(texts)
+    return codec.pack_entries(folds.kept_entries(target.table, map(split_entry, texts)))
