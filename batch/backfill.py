@@ -1,0 +1,198 @@
+"""Seed the online store with history: base tiles of windowed views, newest rows of ready-made ones.
+
+What was imported (partition -1) lies below the cut at which the stream begins, so its tiles go to the base slot. Each
+is absolute: running the backfill again, or over a half-finished one, ends in the same bytes.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from batch.events import Archive, archive_of, columns_of, group_codes, kernel_events, keys_of
+from batch.session import read_parquet
+from batch.tiles import Tiles, event_hashes, fold_tiles
+from headwater.errors import DefinitionError
+from headwater.log import get_logger
+from headwater.online.codec import encode_row, is_fixed
+from headwater.online.connect import connect
+from headwater.online.writer import Key, OnlineWriter
+from headwater.plan import BatchView, FeaturePlan, OnDemandView, View
+from headwater.settings import Settings, addresses
+
+BUCKETS = 8
+"""Parts of the key space that are folded one at a time in each worker."""
+Batches = Iterator[pa.RecordBatch]
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Backfilled:
+    """What was folded and, when materialized, written."""
+
+    views: int
+    tiles: int
+    rows: int
+    seconds: float
+
+
+def backfill(
+    spark: Any,
+    settings: Settings,
+    plan: FeaturePlan,
+    now_ms: int,
+    views: Sequence[str] | None = None,
+    materialize: bool = True,
+    report: Callable[[str], None] | None = None,
+) -> Backfilled:
+    """Fold the imported history of the views named, all by default.
+
+    Parameters
+    ----------
+    now_ms
+        Ready-made views are written as of this instant.
+    materialize
+        Write to the online store; else only fold and count.
+    report
+        Called with each view's name when it begins.
+    """
+    begun = time.monotonic()
+    chosen: list[View | BatchView | OnDemandView] = [plan.view(name) for name in views or []]
+    chosen = chosen or [*plan.views, *plan.batch_views]
+    url = addresses(settings).redis if materialize else None
+    if url is not None:
+        _answers(url)
+    archives = {
+        view.source: archive_of(spark, settings, plan, view.source, imported=True)
+        for view in chosen if isinstance(view, View)
+    }  # fmt: skip
+    some = any(archive.is_there for archive in archives.values())
+    tiles = rows = 0
+    for view in chosen:
+        if report:
+            report(view.name)
+        if isinstance(view, View):
+            archive = archives[view.source]  # a topic without history has no tiles, where another has some
+            written = 0 if some and not archive.is_there else _backfill_view(archive, view, url, plan.project)
+            tiles += written
+        elif isinstance(view, BatchView):
+            written = materialize_batch(spark, view, now_ms, url, plan.project)
+            rows += written
+        else:
+            continue
+        log.info("backfilled", view=view.name, records=written, materialized=materialize)
+    stored = [view for view in chosen if not isinstance(view, OnDemandView)]
+    return Backfilled(len(stored), tiles, rows, round(time.monotonic() - begun, 3))
+
+
+def _backfill_view(archive: Archive, view: View, url: str | None, project: str) -> int:
+    """Tiles folded; the buckets of the view's keys are spread over the workers."""
+    keys = keys_of(view)
+    projected = archive.project(view, columns_of(view))
+    bucketed = projected.selectExpr("*", f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket")
+    written = bucketed.groupBy("_bucket").applyInArrow(_bucket_writer(view, url, project), "tiles long")
+    return int(written.groupBy().sum("tiles").first()[0] or 0)
+
+
+def _bucket_writer(view: View, url: str | None, project: str) -> Callable[[pa.Table], pa.Table]:
+    def write(rows: pa.Table) -> pa.Table:
+        (group,) = group_codes([rows[name] for name in keys_of(view)])
+        _, first = np.unique(group, return_index=True)
+        names = [rows[name].take(pa.array(first)).to_pylist() for name in keys_of(view)]
+        owners: list[Key] = list(zip(*names, strict=True))
+        events = kernel_events(rows, group, columns_of(view)).sorted()
+        hashes = event_hashes(events.event_id)
+        writer = None if url is None else OnlineWriter(connect(url), project)
+        count = 0
+        for table in view.tables:
+            tiles = fold_tiles(table, events, hashes)
+            count += len(tiles)
+            if writer is not None:
+                for part, group_part in _entity_batches(tiles):
+                    writer.write_tiles(table, view.join_keys, [owners[code] for code in group_part], *part)
+        return pa.table({"tiles": pa.array([count], pa.int64())})
+
+    return write
+
+
+def _entity_batches(tiles: Tiles, most: int = 50_000) -> Iterator[tuple[tuple[Any, ...], list[int]]]:
+    """Columns and payloads of about ``most`` tiles, never parting an entity's."""
+    begin = 0
+    while begin < len(tiles):
+        end = len(tiles)
+        if begin + most < end:
+            end = int(np.searchsorted(tiles.group, tiles.group[begin + most], "right"))
+        columns = {name: values[begin:end] for name, values in tiles.columns.items()}
+        payloads = None if tiles.payloads is None else tiles.payloads[begin:end]
+        yield (columns, payloads), tiles.group[begin:end].tolist()
+        begin = end
+
+
+def materialize_batch(spark: Any, view: BatchView, until_ms: int, url: str | None, project: str) -> int:
+    """Write the newest row of each entity with an event time of at most ``until_ms``; return how many there are.
+
+    Ties are broken by created time, then by the greater values, column by column.
+    """
+    if not is_fixed(view):
+        raise DefinitionError(
+            f"{view.name}: not all of its columns are numbers. Materialize it with feast materialize."
+        )
+    keys = ", ".join(key_columns(view))
+    ties = ", ".join(f"`{column.name}` desc" for column in view.columns)
+    place = f"row_number() over (partition by {keys} order by _event_time desc, _created desc, {ties})"
+    newest = batch_rows(spark, view).where(f"_event_time <= {until_ms}").selectExpr("*", f"{place} AS _place")
+    written = newest.where("_place = 1").drop("_place").mapInArrow(_row_writer(view, url, project), "written long")
+    return int(written.groupBy().sum("written").first()[0] or 0)
+
+
+def batch_rows(spark: Any, view: BatchView) -> Any:
+    """DataFrame of a ready-made view's source: keys as strings, its columns, ``_event_time, _created`` (ms)."""
+    source = read_parquet(spark, view.path)
+    keys = [f"CAST(`{key}` AS STRING) AS {name}" for key, name in zip(view.join_keys, key_columns(view), strict=True)]
+    values = [f"`{column.name}`" for column in view.columns]
+    created = view.created_field or view.timestamp_field
+    times = [f"unix_millis(`{view.timestamp_field}`) AS _event_time", f"unix_millis(`{created}`) AS _created"]
+    rows = source.selectExpr(*keys, *values, *times)
+    return rows.where(" AND ".join(f"{name} IS NOT NULL" for name in key_columns(view)))
+
+
+def key_columns(view: BatchView) -> list[str]:
+    """Names under which :func:`batch_rows` holds the join keys, in the view's order."""
+    return [f"_key_{at}" for at in range(len(view.join_keys))]
+
+
+def _row_writer(
+    view: BatchView, url: str | None, project: str
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def write(batches: Batches) -> Batches:
+        writer = None if url is None else OnlineWriter(connect(url), project)
+        for batch in batches:
+            if writer is not None:
+                keys = list(zip(*(batch[name].to_pylist() for name in key_columns(view)), strict=True))
+                values = [_plain(batch[column.name]) for column in view.columns]
+                times = zip(batch["_event_time"].to_pylist(), batch["_created"].to_pylist(), strict=True)
+                rows = [
+                    encode_row(view, event, created, one)
+                    for (event, created), one in zip(times, zip(*values, strict=True), strict=True)
+                ]
+                writer.write_rows(view, keys, rows)
+            yield pa.RecordBatch.from_pydict({"written": pa.array([batch.num_rows], pa.int64())})
+
+    return write
+
+
+def _plain(column: pa.Array) -> list[Any]:
+    """Values as the row codec takes them: instants in epoch seconds, as Feast has them."""
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _answers(url: str) -> None:
+    """Refuse before an hour of folding rather than after it."""
+    with connect(url) as client:
+        client.ping()

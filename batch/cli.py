@@ -1,0 +1,150 @@
+"""The batch room's commands; engines are imported when a command runs."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headwater.cli.output import JsonFlag, RepoOption, emit, progress
+
+if TYPE_CHECKING:
+    from headwater.plan import FeaturePlan
+    from headwater.settings import Settings
+
+ViewOption = Annotated[list[str] | None, typer.Option("--view", help="Only this view; may be given again.")]
+
+
+def backfill(
+    materialize: Annotated[bool, typer.Option("--materialize", help="Write to the online store.")] = False,
+    view: ViewOption = None,
+    repo: RepoOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater backfill --materialize.
+
+    Fold the imported history into tiles, and with --materialize put them, and the newest ready-made rows, into the
+    online store, beneath what the stream writes. Run again, it ends in the same bytes.
+    """
+    from batch.backfill import backfill as run
+    from batch.session import spark_session
+
+    settings, plan = _begin(repo)
+    with progress() as bar:
+        task = bar.add_task("backfill", total=len(view or (*plan.views, *plan.batch_views)))
+        done = run(
+            spark_session(settings), settings, plan, _now(settings) if materialize else 2**62, view, materialize,
+            report=lambda name: bar.update(task, advance=1, description=f"backfill {name}"),
+        )  # fmt: skip
+    emit(asdict(done), as_json, "Backfill")
+
+
+def training_set(
+    service: Annotated[str, typer.Option("--service", help="Feature service whose columns to join.")] = "recommend",
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="Parquet: join keys, event_timestamp, others to pass on; past requests if none."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to replace; the ranker's if none.", metavar="DIR")
+    ] = None,
+    as_known: Annotated[
+        bool, typer.Option("--as-known/--as-of", help="Without or with what arrived after the label's instant.")
+    ] = True,
+    repo: RepoOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater training-set --labels labels.parquet --service recommend --out training/mine.
+
+    Join each label with its features as they were known at its instant: exactly one row a label. Without labels, past
+    requests are drawn with the candidates that serving would have shown, and labelled by what was bought.
+    """
+    from batch.session import spark_session
+    from batch.training_set import build_ranking_rows, build_training_set
+    from models.training import paths_of
+
+    settings, plan = _begin(repo)
+    target = out or paths_of(settings).rows
+    spark = spark_session(settings)
+    if labels is None:
+        made = build_ranking_rows(spark, settings, plan, service, _now(settings), out=target)
+    else:
+        made = build_training_set(spark, settings, plan, service, labels, target, as_known)
+    emit(asdict(made), as_json, "Training set")
+
+
+def audit(
+    cells: Annotated[int, typer.Option("--cells", min=1, help="How many values to compare, at least.")] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", help="Draws other entities and instants.")] = 0,
+    repo: RepoOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater audit --cells 10000 --json.
+
+    Read values from the online store, compute the same with Spark from the archive, and compare bit for bit. A value
+    whose entity has events of the last minute that the stream has yet to fold is in flight, not mismatched.
+    """
+    from batch.parity import compare
+    from batch.session import spark_session
+
+    settings, plan = _begin(repo)
+    found = compare(spark_session(settings), settings, plan, cells, seed, fresh_after_ms=_now(settings) - 60_000)
+    result = {
+        "vectors": found.vectors,
+        "cells": found.cells_compared,
+        "mismatched": found.cells_mismatched,
+        "in_flight": found.in_flight,
+        "by_feature": found.by_feature,
+        "first": None if found.first is None else asdict(found.first),
+    }
+    emit(result, as_json, "Audit")
+
+
+def retrain(
+    once: Annotated[bool, typer.Option("--once", help="Now, in this process, instead of on the schedule.")] = False,
+    service: Annotated[str, typer.Option("--service", help="Feature service that the ranker reads.")] = "recommend",
+    data: Annotated[Path | None, typer.Option("--data", help="Folder with items.parquet and users.parquet.")] = None,
+    repo: RepoOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater retrain --once --json.
+
+    Make a new training set, train on it, and compare with the champion on newer requests: the new version becomes the
+    challenger, or is refused, saying why. Promoting it is up to you. Without --once, show how the schedule is started.
+    """
+    from batch.retrain import SparkSteps, known_until
+    from batch.retrain import retrain as run
+    from headwater.datasets.complete_journey import home_of
+
+    if not once:
+        emit({"schedule": "dagster dev -m batch.assets", "once": "headwater retrain --once"}, as_json, "Retraining")
+        return
+    settings, plan = _begin(repo)
+    with progress() as bar:
+        task = bar.add_task("retrain", total=4)
+        steps = SparkSteps(
+            settings, plan, service, data or home_of(settings), lambda: _now(settings),
+            progress=lambda step: bar.update(task, advance=1, description=step),
+        )  # fmt: skip
+        verdict = run(steps, known_until(settings, _now(settings)))
+    emit(asdict(verdict), as_json, "Retrained")
+
+
+def _begin(repo: Path | None) -> tuple["Settings", "FeaturePlan"]:
+    from headwater.registry.manifest import load_plan
+    from headwater.settings import get_settings
+
+    settings = get_settings()
+    if repo is not None:
+        settings = settings.model_copy(update={"repo": repo})
+    return settings, load_plan(settings.repo)
+
+
+def _now(settings: "Settings") -> int:
+    """Tell the platform's time, which a replay moves."""
+    from headwater.clock import StoredClock
+    from headwater.online.connect import connect
+    from headwater.settings import addresses
+
+    with connect(addresses(settings).redis) as client:
+        return StoredClock(client).now_ms()

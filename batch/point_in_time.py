@@ -1,0 +1,238 @@
+"""The point-in-time join: exactly one row a label, each feature as it was, or was known, at the label's instant.
+
+::
+
+    labels ──number──► (row, at, keys) ──┐ by hash of the keys
+    archive ──projection of a view──────►┤ kernel ──► (row, the view's values)  ─┐
+    Parquet of a ready-made view ───────►┤ newest ──► (row, the row's values)  ──┤ join by row ──► a service's matrix
+
+Both sides of a view are cut into buckets by a hash of its join keys, and the kernel answers one bucket at a time, so
+what a worker holds is bounded by the largest bucket. On-demand features and defaults are :mod:`headwater.assemble`'s,
+the same code as in serving.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from batch.backfill import batch_rows, key_columns
+from batch.events import Archive, archive_of, columns_of, group_codes, kernel_events, keys_of, since_of
+from batch.labels import AT, ROW, Labels, entity_column
+from batch.rows import newest_rows
+from headwater import assemble
+from headwater.errors import DataError
+from headwater.folds import Ints
+from headwater.offline_fold import Values, fold_at
+from headwater.plan import BatchView, FeaturePlan, Service, View
+from headwater.settings import Settings
+from headwater.timeline import Queries
+
+BUCKETS = 8
+FEW = 50_000
+"""Labels whose entities each worker can hold as a set."""
+NEWEST, FOUND = "_newest", "_found"
+_LIST_TYPES = {"string": "array<string>", "int": "array<bigint>", "fixed": "array<double>"}
+_ARROW_LISTS = {"string": pa.list_(pa.string()), "int": pa.list_(pa.int64()), "fixed": pa.list_(pa.float64())}
+
+
+def column_name(view: str, feature: str) -> str:
+    """Name of a feature's column in the joined table."""
+    return f"{view}__{feature}"
+
+
+def join_views(
+    spark: Any,
+    settings: Settings,
+    plan: FeaturePlan,
+    labels: Labels,
+    wanted: Mapping[str, Collection[str]],
+    known: bool,
+) -> Any:
+    """DataFrame of the numbered labels and the wanted features, ``<view>__<feature>``; one row a label.
+
+    Parameters
+    ----------
+    wanted
+        Stored views (windowed or ready-made) and the features wanted of each.
+    known
+        As known at the label's instant; otherwise as of it, late arrivals included.
+    """
+    numbered = spark.read.parquet(str(labels.path))
+    joined = numbered
+    archives: dict[str, Archive] = {}
+    for name, features in wanted.items():
+        view = plan.view(name)
+        if isinstance(view, View):
+            if view.source not in archives:
+                archives[view.source] = _archive(spark, settings, plan, view.source, wanted, labels)
+            values = view_values(
+                archives[view.source], view, asked(numbered, view), features, known, few=labels.rows <= FEW
+            )
+        elif isinstance(view, BatchView):
+            rows = batch_rows(spark, view).where(f"_event_time <= {labels.last_ms}")
+            values = batch_values(rows, view, asked(numbered, view), features, known)
+        else:
+            raise DataError(f"{name}: an on-demand view is computed from stored ones, not read. Ask for its inputs.")
+        renamed = values.selectExpr(ROW, *(f"`{feature}` AS `{column_name(name, feature)}`" for feature in features))
+        joined = joined.join(renamed, ROW)
+    return joined
+
+
+def service_rows(
+    spark: Any, settings: Settings, plan: FeaturePlan, service: str, labels: Labels, known: bool = True
+) -> Any:
+    """DataFrame of the labels' columns and a service's float32 features, in its order; ``_row`` numbers the labels.
+
+    Raises
+    ------
+    DataError
+        The service holds a list, or a request input is not a column of the labels.
+    """
+    wanted = assemble.needed(plan, service)
+    _check_service(plan, plan.service(service), wanted, labels)
+    joined = join_views(spark, settings, plan, labels, wanted, known)
+    kept = [ROW, *labels.schema.names]
+    types = {field.name: field.dataType.simpleString() for field in joined.schema.fields}
+    schema = ", ".join(
+        [f"`{name}` {types[name]}" for name in kept] + [f"`{name}` float" for name in plan.service(service).names]
+    )
+    return joined.mapInArrow(_assembler(plan, service, wanted, kept), schema)
+
+
+def asked(numbered: Any, view: View | BatchView) -> Any:
+    """DataFrame of what a view is asked: row, instant, and its join keys as strings."""
+    keys = (f"`{entity_column(key)}` AS _key_{at}" for at, key in enumerate(view.join_keys))
+    return numbered.selectExpr(ROW, AT, *keys)
+
+
+def view_values(
+    archive: Archive, view: View, questions: Any, features: Collection[str], known: bool, few: bool = False
+) -> Any:
+    """DataFrame of ``_row``, the features' values, ``_found`` and ``_newest``, one row a question.
+
+    Where the questions are ``few``, events of other entities are left out before anything is shuffled.
+    """
+    kinds = {aggregate.feature: aggregate for aggregate in view.aggregates}
+    lists = any(kinds[name].is_list for name in features)
+    projected = archive.project(view, columns_of(view, features), ordered=lists)
+    if few:
+        entities = questions.select(*keys_of(view)).distinct()
+        projected = projected.join(entities.hint("broadcast"), keys_of(view), "left_semi")
+    typed = [f"`{name}` {_LIST_TYPES[kinds[name].kind] if kinds[name].is_list else 'double'}" for name in features]
+    schema = ", ".join([f"{ROW} bigint", *typed, f"{FOUND} boolean", f"{NEWEST} bigint"])
+    pairs = _bucketed(questions, keys_of(view)).cogroup(_bucketed(projected, keys_of(view)))
+    return pairs.applyInArrow(_view_bucket(view, tuple(features), known), schema)
+
+
+def batch_values(rows: Any, view: BatchView, questions: Any, features: Collection[str], known: bool) -> Any:
+    """DataFrame of ``_row`` and the features' values in the newest of ``rows`` at each question's instant."""
+    types = {field.name: field.dataType.simpleString() for field in rows.schema.fields}
+    schema = ", ".join([f"{ROW} bigint", *(f"`{name}` {types[name]}" for name in features)])
+    pairs = _bucketed(questions, key_columns(view)).cogroup(_bucketed(rows, key_columns(view)))
+    return pairs.applyInArrow(_batch_bucket(view, tuple(features), known), schema)
+
+
+def _archive(
+    spark: Any, settings: Settings, plan: FeaturePlan, source: str, wanted: Collection[str], labels: Labels
+) -> Archive:
+    """Archive of a source, cut to the dates that some wanted view can read for some label."""
+    views = [view for view in plan.views if view.name in wanted and view.source == source]
+    oldest = [since_of(view, labels.first_ms) for view in views]
+    since = None if None in oldest else min(bound for bound in oldest if bound is not None)
+    return archive_of(spark, settings, plan, source, since_ms=since, until_ms=labels.last_ms)
+
+
+def _bucketed(rows: Any, keys: Collection[str]) -> Any:
+    return rows.selectExpr("*", f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket").groupBy("_bucket")
+
+
+def _view_bucket(view: View, features: tuple[str, ...], known: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:
+    def fold(questions: pa.Table, events: pa.Table) -> pa.Table:
+        keys = keys_of(view)
+        asked_of, event_of = group_codes([questions[key] for key in keys], [events[key] for key in keys])
+        queries, place = _distinct(asked_of, questions[AT].to_numpy())
+        rows = np.flatnonzero(event_of >= 0)
+        kernel = kernel_events(events, event_of, columns_of(view, features)).take(rows)
+        folded = fold_at(view, kernel, queries, known, features)
+        kinds = {aggregate.feature: aggregate.kind for aggregate in view.aggregates}
+        values = {name: _arrow(folded.values[name], kinds[name], place) for name in features}
+        found, newest = pa.array(folded.found[place]), pa.array(folded.newest[place])
+        return pa.table({ROW: questions[ROW], **values, FOUND: found, NEWEST: newest})
+
+    return fold
+
+
+def _batch_bucket(view: BatchView, features: tuple[str, ...], known: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:
+    def pick(questions: pa.Table, rows: pa.Table) -> pa.Table:
+        keys = key_columns(view)
+        asked_of, row_of = group_codes([questions[key] for key in keys], [rows[key] for key in keys])
+        queries = Queries(asked_of, questions[AT].to_numpy())
+        chosen = newest_rows(view, rows, row_of, queries, known)
+        index = pa.array(chosen, mask=chosen < 0)
+        return pa.table({ROW: questions[ROW], **{name: rows[name].take(index) for name in features}})
+
+    return pick
+
+
+def _distinct(group: Ints, at: Ints) -> tuple[Queries, NDArray[np.intp]]:
+    """Distinct (group, instant) pairs, and the place of each question among them."""
+    instants, rank = np.unique(at, return_inverse=True)
+    codes, place = np.unique(group * len(instants) + rank, return_inverse=True)
+    return Queries(codes // max(len(instants), 1), instants[codes % max(len(instants), 1)]), place
+
+
+def _arrow(values: Values, kind: str, place: NDArray[np.intp]) -> pa.Array:
+    if isinstance(values, list):
+        return pa.array(values, _ARROW_LISTS[kind]).take(pa.array(place))
+    return pa.array(values[place])
+
+
+def _check_service(plan: FeaturePlan, service: Service, wanted: Mapping[str, Collection[str]], labels: Labels) -> None:
+    for name, features in wanted.items():
+        view = plan.view(name)
+        lists = (
+            [a.feature for a in view.aggregates if a.is_list and a.feature in features]
+            if isinstance(view, View)
+            else []
+        )
+        if lists:
+            raise DataError(f"{name}:{lists[0]} is a list and has no place in a matrix. Take it out of {service.name}.")
+    for name in assemble.request_inputs(plan, service.name):
+        if name not in labels.schema.names:
+            raise DataError(f"labels: request input {name!r} of service {service.name} is missing. Add the column.")
+    clash = set(service.names) & set(labels.schema.names)
+    if clash:
+        raise DataError(f"labels: {', '.join(sorted(clash))} is also a feature of {service.name}. Rename the column.")
+
+
+def _assembler(
+    plan: FeaturePlan, service: str, wanted: Mapping[str, Collection[str]], kept: list[str]
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    inputs = assemble.request_inputs(plan, service)
+
+    def assemble_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            columns = {
+                (view, feature): floats(batch.column(column_name(view, feature)))
+                for view, features in wanted.items()
+                for feature in features
+            }
+            request = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in inputs}
+            request[assemble.REQUEST_TIME] = batch.column(AT).to_numpy()
+            matrix = assemble.matrix(plan, service, columns, request, batch.num_rows)
+            features = {name: pa.array(matrix[:, at]) for at, name in enumerate(plan.service(service).names)}
+            yield pa.RecordBatch.from_pydict({name: batch.column(name) for name in kept} | features)
+
+    return assemble_batches
+
+
+def floats(column: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:
+    """Values as float64, NaN where null, instants in epoch seconds as Feast has them."""
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
+    cast = column.cast(pa.float64())
+    values = cast.to_numpy() if isinstance(cast, pa.ChunkedArray) else cast.to_numpy(zero_copy_only=False)
+    return np.asarray(values, np.float64)

@@ -1,0 +1,168 @@
+"""Retrain, judge on newer data, and name a challenger or say why not. Promotion is somebody else's act.
+
+::
+
+    purchases before the judged period ─► towers ─► requests with features ─► ranker ─► bundle
+    requests of the judged period, which that bundle has not seen ─► champion and bundle score the same rows
+
+The judged period ends where the label's horizon does, so every judged label is final.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from headwater.log import get_logger
+from headwater.plan import FeaturePlan
+from headwater.settings import Settings
+
+JUDGED = timedelta(days=14)
+"""How long the period is whose requests champion and newcomer are judged by."""
+CHALLENGER, REFUSED = "challenger", "refused"
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``gain``: NDCG@10 of the new version over the champion's, with its 95 % interval; None without a champion."""
+
+    version: str
+    decision: str
+    reason: str
+    champion: str | None = None
+    gain: dict[str, float] | None = None
+    requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Mean difference in NDCG@10 over the same requests, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    requests: int
+
+
+class Steps(Protocol):
+    """The heavy parts, in order."""
+
+    def train(self, until_ms: int) -> str:
+        """Train on what was known before ``until_ms`` and register a bundle; its version."""
+        ...
+
+    def champion(self) -> str | None:
+        """Version that serves."""
+        ...
+
+    def judge(self, champion: str, version: str, until_ms: int) -> Judgement:
+        """Score both on the requests of the judged period, known until ``until_ms``."""
+        ...
+
+    def name_challenger(self, version: str) -> None:
+        """Give a version the alias of a challenger."""
+        ...
+
+
+def retrain(steps: Steps, until_ms: int) -> Verdict:
+    """Run all steps with what was known before ``until_ms``."""
+    version = steps.train(until_ms - _ms(JUDGED))
+    champion = steps.champion()
+    judgement = None if champion is None else steps.judge(champion, version, until_ms)
+    return decide(steps, version, champion, judgement)
+
+
+def decide(steps: Steps, version: str, champion: str | None, judgement: Judgement | None) -> Verdict:
+    """Name the version challenger unless the champion ranked the judged requests as well or better."""
+    if judgement is None or champion is None:
+        verdict = Verdict(version, CHALLENGER, "there is no champion to judge it by")
+    else:
+        told = f"NDCG@10 {judgement.mean:+.4f} [{judgement.low:+.4f}, {judgement.high:+.4f}] against {champion}"
+        better = judgement.mean > 0
+        reason = f"{told} over {judgement.requests} newer requests" + ("" if better else ": no better")
+        gain = {name: value for name, value in asdict(judgement).items() if name != "requests"}
+        decision = CHALLENGER if better else REFUSED
+        verdict = Verdict(version, decision, reason, champion, gain, judgement.requests)
+    if verdict.decision == CHALLENGER:
+        steps.name_challenger(version)
+    log.info("retrained", version=version, decision=verdict.decision, reason=verdict.reason)
+    return verdict
+
+
+@dataclass(frozen=True)
+class SparkSteps:
+    """The real steps: towers and ranker by the models room, features by Spark.
+
+    ``home`` holds ``items.parquet`` and ``users.parquet``; ``now_ms`` tells the platform's time.
+    """
+
+    settings: Settings
+    plan: FeaturePlan
+    service: str
+    home: Path
+    now_ms: Callable[[], int]
+    passes: int | None = None
+    progress: Callable[[str], None] = field(default=lambda step: None)
+
+    def train(self, until_ms: int) -> str:
+        from batch.training_set import build_ranking_rows
+        from models.requests import DEFAULT_SAMPLING
+        from models.training import Service, train_ranker, train_retriever
+
+        self.progress("towers")
+        train_retriever(self.settings, self.home, DEFAULT_SAMPLING.start_ms(until_ms), self.passes)
+        self.progress("features")
+        build_ranking_rows(self._spark(), self.settings, self.plan, self.service, until_ms)
+        self.progress("ranker")
+        names, schema = self.plan.service(self.service).names, self.plan.schema_hash(self.service)
+        meta, _ = train_ranker(self.settings, Service(self.service, names, schema), self.now_ms(), until_ms)
+        return meta.version
+
+    def champion(self) -> str | None:
+        from models import registry
+
+        found = registry.champion(self.settings)
+        return None if found is None else found.name
+
+    def judge(self, champion: str, version: str, until_ms: int) -> Judgement:
+        from batch.training_set import build_ranking_rows
+        from models.bundle import load_bundle
+        from models.comparison import compare_rankers
+        from models.requests import DEFAULT_SAMPLING
+
+        self.progress("judging")
+        judged = replace(DEFAULT_SAMPLING, span=JUDGED, per_user=1)
+        rows = self.settings.training_dir / "judged"
+        build_ranking_rows(self._spark(), self.settings, self.plan, self.service, until_ms, judged, rows)
+        bundles = [load_bundle(self.settings.bundles_dir / name) for name in (champion, version)]
+        found = compare_rankers(rows, *bundles)
+        return Judgement(found.gain.mean, found.gain.low, found.gain.high, found.requests)
+
+    def name_challenger(self, version: str) -> None:
+        from models import registry
+
+        registry.promote(self.settings, version, registry.CHALLENGER, self.plan.schema_hash(self.service))
+
+    def _spark(self) -> Any:
+        from batch.session import spark_session
+
+        return spark_session(self.settings)
+
+
+def known_until(settings: Settings, now_ms: int) -> int:
+    """End of what may be learned from: now, or just after the archive's newest event where that is earlier.
+
+    Raises
+    ------
+    DataError
+        The archive is empty.
+    """
+    from models.interactions import newest_ms
+
+    return min(now_ms, newest_ms(settings.events_dir) + 1)
+
+
+def _ms(span: timedelta) -> int:
+    return span // timedelta(milliseconds=1)
