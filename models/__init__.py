@@ -1,0 +1,1 @@
+"""Retrieval, ranking, calibration, evaluation, bundles: everything learned from events."""

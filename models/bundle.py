@@ -1,0 +1,245 @@
+"""One directory, one version of all that is learned: published whole, refused whole. Nothing in it is pickled."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from headwater.errors import ModelError
+from models.calibration import Calibrator
+from models.catalogue import Catalogue, Numbering, texts
+from models.encoder import UserEncoder
+from models.index import ItemIndex, build
+from models.ranker import Ranker
+
+FORMAT = 1
+META = "bundle.json"
+FILES = (
+    "towers.npz",
+    "item_embeddings.npy",
+    "index.faiss",
+    "items.parquet",
+    "users.parquet",
+    "ranker.txt",
+    "calibrator.npz",
+    "popularity.npy",
+    "trending.npy",
+)
+CHOOSE = "Choose another bundle or train one: headwater train."
+Float32s = npt.NDArray[np.float32]
+
+
+class Trained(BaseModel):
+    """Where a bundle comes from; times are epoch milliseconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    created_ms: int
+    service: str
+    """Feature service whose columns the ranker reads."""
+    feature_schema_hash: str
+    feature_names: tuple[str, ...]
+    training_start_ms: int
+    training_end_ms: int
+    data_hash: str
+    metrics: dict[str, float] = {}
+    parent: str | None = None
+    """Version that was champion when this one was trained."""
+
+
+class Meta(Trained):
+    """The file ``bundle.json``."""
+
+    format_version: int = FORMAT
+    version: str
+    files: dict[str, str]
+    """Hex sha256 of every other file."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What training hands over; the index is built from the encoder's items, so the two cannot disagree.
+
+    Attributes
+    ----------
+    items
+        One row per dense item: ``item_id`` and text columns.
+    users : (n_users,)
+        Ids in dense order.
+    popularity, trending : (n_items,)
+        Higher is more popular.
+    """
+
+    encoder: UserEncoder
+    items: pa.Table
+    users: Sequence[str]
+    ranker: Ranker
+    calibrator: Calibrator
+    popularity: npt.NDArray[Any]
+    trending: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One loaded version."""
+
+    meta: Meta
+    items: Catalogue
+    users: Numbering
+    index: ItemIndex
+    encoder: UserEncoder
+    ranker: Ranker
+    calibrator: Calibrator
+    popularity: Float32s
+    trending: Float32s
+
+    @property
+    def version(self) -> str:
+        return self.meta.version
+
+    @property
+    def vectors(self) -> Float32s:
+        """Unit vectors of the items (n_items, dim), mapped from the file."""
+        return self.items.vectors
+
+
+def write_bundle(directory: Path, trained: Trained, parts: Parts) -> Meta:
+    """Publish a bundle under the version that is the directory's name: it is there whole and read back, or not at all.
+
+    Raises
+    ------
+    ModelError
+        There is such a version already, or its parts do not fit each other.
+    """
+    if directory.exists():
+        raise ModelError(f"bundle {directory.name}: already written, a version never changes. Choose another version.")
+    draft = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    draft.mkdir(parents=True)
+    try:
+        _write_files(draft, parts)
+        files = {name: _sha256(draft / name) for name in FILES}
+        meta = Meta(**trained.model_dump(), version=directory.name, files=files)
+        (draft / META).write_text(meta.model_dump_json(indent=2) + "\n")
+        load_bundle(draft)
+        draft.rename(directory)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return meta
+
+
+def load_bundle(path: Path, expected_schema_hash: str | None = None) -> Bundle:
+    """Load a bundle after ``check_bundle``; imports no trainer.
+
+    Raises
+    ------
+    ModelError
+        As ``check_bundle``, or the parts do not fit each other.
+    """
+    meta = check_bundle(path, expected_schema_hash)
+    vectors = np.load(path / "item_embeddings.npy", mmap_mode="r", allow_pickle=False)
+    table = pq.read_table(path / "items.parquet")
+    columns = {name: texts(table[name]) for name in table.column_names}
+    bundle = Bundle(
+        meta=meta,
+        items=Catalogue(columns.pop("item_id"), vectors, columns),
+        users=Numbering(texts(pq.read_table(path / "users.parquet")["user_id"])),
+        index=ItemIndex.load(path / "index.faiss"),
+        encoder=UserEncoder.from_arrays(vectors, _arrays(path / "towers.npz")),
+        ranker=Ranker.from_text(path / "ranker.txt"),
+        calibrator=Calibrator(**_arrays(path / "calibrator.npz")),
+        popularity=np.load(path / "popularity.npy", allow_pickle=False),
+        trending=np.load(path / "trending.npy", allow_pickle=False),
+    )
+    _require_fit(bundle)
+    return bundle
+
+
+def check_bundle(path: Path, expected_schema_hash: str | None = None) -> Meta:
+    """Read ``bundle.json`` and hold every file to its hash.
+
+    Raises
+    ------
+    ModelError
+        The bundle is incomplete, altered, of an unknown format, or was trained on other features than are applied.
+    """
+    meta = _meta(path)
+    if expected_schema_hash is not None and meta.feature_schema_hash != expected_schema_hash:
+        raise ModelError(
+            f"bundle {meta.version}: trained on feature schema {meta.feature_schema_hash} of service {meta.service}, "
+            f"but {expected_schema_hash} is applied. Train anew, or apply the definitions it was trained on."
+        )
+    for name in FILES:
+        if not (path / name).is_file():
+            raise ModelError(f"bundle {meta.version}: {name} is missing. {CHOOSE}")
+        if meta.files.get(name) != _sha256(path / name):
+            raise ModelError(f"bundle {meta.version}: {name} was altered, its sha256 is another. {CHOOSE}")
+    return meta
+
+
+def _meta(path: Path) -> Meta:
+    file = path / META
+    try:
+        held = json.loads(file.read_text())
+        if not isinstance(held, dict) or held.get("format_version") != FORMAT:
+            found = held.get("format_version") if isinstance(held, dict) else None
+            raise ModelError(f"bundle {path.name}: format version {found}, {FORMAT} is known. {CHOOSE}")
+        return Meta.model_validate(held)
+    except FileNotFoundError:
+        raise ModelError(f"bundle {path.name}: {META} is missing. {CHOOSE}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(f"bundle {path.name}: {META}: {first['loc'][0]}: {first['msg'].lower()}. {CHOOSE}") from None
+    except ValueError as error:
+        raise ModelError(f"bundle {path.name}: {META} is not JSON, {error}. {CHOOSE}") from None
+
+
+def _write_files(draft: Path, parts: Parts) -> None:
+    np.savez(draft / "towers.npz", **parts.encoder.arrays())
+    np.save(draft / "item_embeddings.npy", np.ascontiguousarray(parts.encoder.items, np.float32))
+    build(parts.encoder.items).save(draft / "index.faiss")
+    pq.write_table(parts.items, draft / "items.parquet")
+    pq.write_table(pa.table({"user_id": pa.array(list(parts.users), pa.string())}), draft / "users.parquet")
+    (draft / "ranker.txt").write_text(parts.ranker.to_text())
+    np.savez(draft / "calibrator.npz", **parts.calibrator.arrays())
+    np.save(draft / "popularity.npy", np.asarray(parts.popularity, np.float32))
+    np.save(draft / "trending.npy", np.asarray(parts.trending, np.float32))
+
+
+def _require_fit(bundle: Bundle) -> None:
+    sizes = {
+        "item_embeddings.npy": len(bundle.vectors),
+        "index.faiss": len(bundle.index),
+        "popularity.npy": len(bundle.popularity),
+        "trending.npy": len(bundle.trending),
+    }
+    for name, size in sizes.items():
+        if size != len(bundle.items):
+            raise ModelError(f"bundle {bundle.version}: {name} is of {size} items, not {len(bundle.items)}. {CHOOSE}")
+    if len(bundle.encoder.user) != len(bundle.users) + 1:
+        rows = len(bundle.encoder.user) - 1
+        raise ModelError(f"bundle {bundle.version}: towers.npz is of {rows} users, not {len(bundle.users)}. {CHOOSE}")
+    if bundle.ranker.feature_names != bundle.meta.feature_names:
+        raise ModelError(
+            f"bundle {bundle.version}: ranker.txt reads {', '.join(bundle.ranker.feature_names)}, "
+            f"not {', '.join(bundle.meta.feature_names)}. {CHOOSE}"
+        )
+
+
+def _arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as held:
+        return dict(held)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

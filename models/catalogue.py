@@ -1,0 +1,54 @@
+"""A bundle's numbering: strings at the edge, int32 inside."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Ints = npt.NDArray[np.int32]
+Texts = npt.NDArray[np.object_]
+UNKNOWN = -1
+
+
+@dataclass
+class Numbering:
+    """``ids`` (n,): an id's place is its dense number."""
+
+    ids: Texts
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def dense(self, ids: Sequence[str]) -> Ints:
+        """Numbers of ids (len(ids),), -1 for unknown ones."""
+        return np.fromiter((self._places.get(each, UNKNOWN) for each in ids), np.int32, len(ids))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {each: place for place, each in enumerate(self.ids.tolist())}
+
+
+@dataclass
+class Catalogue(Numbering):
+    """Items in dense order: ``vectors`` (n, dim) of length one, ``text`` the attributes by name, each (n,)."""
+
+    vectors: npt.NDArray[np.float32]
+    text: Mapping[str, Texts]
+
+    def attributes(self, item: int) -> Mapping[str, str]:
+        """What is known of an item: name, category, ..."""
+        return {name: column[item] for name, column in self.text.items()}
+
+    def column(self, name: str) -> Texts:
+        """One attribute of all items (n,)."""
+        return self.text[name]
+
+
+def texts(column: pa.ChunkedArray) -> Texts:
+    """Strings as objects, equal ones shared; a null is empty."""
+    encoded = column.combine_chunks().dictionary_encode()
+    words = np.array([*encoded.dictionary.to_pylist(), ""], object)
+    return np.asarray(words[encoded.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)])

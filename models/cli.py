@@ -1,0 +1,190 @@
+"""Commands that train, compare and name versions; the heavy imports are inside them."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headwater.cli.output import JsonFlag, RepoOption, emit, progress
+from headwater.errors import ConfigError
+from headwater.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from models.training import Service
+
+train = typer.Typer(
+    no_args_is_help=True,
+    help="Example: headwater train retriever --json\n\nTrain the towers, then, on the rows that "
+    "headwater training-set made, the ranker and its bundle.",
+)
+
+BeforeOption = Annotated[
+    str | None, typer.Option("--before", help="Know nothing from this UTC instant on; the archive's end by default.")
+]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with items.parquet and users.parquet.")]
+ServiceOption = Annotated[str, typer.Option("--service", help="Feature service that the ranker reads.")]
+VersionArgument = Annotated[str, typer.Argument(help="A bundle's version.")]
+
+
+@train.command("retriever")
+def train_retriever(
+    before: BeforeOption = None, data: DataOption = None, passes: int | None = None, json_: JsonFlag = False
+) -> None:
+    """Example: headwater train retriever --json
+
+    Train the two towers on the purchases before the ranker's requests begin, and index their items.
+    """
+    from models import training
+    from models.requests import DEFAULT_SAMPLING
+
+    settings = get_settings()
+    cutoff_ms = DEFAULT_SAMPLING.start_ms(_until(settings, before))
+    with progress() as bar:
+        task = bar.add_task("towers", total=None)
+        retriever = training.train_retriever(
+            settings, _home(settings, data), cutoff_ms, passes,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    emit(
+        {
+            "users": len(retriever.users), "items": len(retriever.items), "examples": retriever.provenance.examples,
+            "cutoff_ms": cutoff_ms, "directory": str(training.paths_of(settings).retriever),
+        },
+        json_, "Retriever",
+    )  # fmt: skip
+
+
+@train.command("ranker")
+def train_ranker(
+    before: BeforeOption = None,
+    service: ServiceOption = "recommend",
+    rows: Annotated[Path | None, typer.Option(help="Training rows; the state folder's by default.")] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Serve the bundle at once.")] = False,
+    repo: RepoOption = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Example: headwater train ranker --promote --json
+
+    Train the ranker on the training rows and publish a bundle.
+    """
+    from models import registry, training
+    from models.ranking import importances
+
+    settings = get_settings()
+    with progress() as bar:
+        task = bar.add_task("ranker", total=None)
+        meta, fitted = training.train_ranker(
+            settings, _service(settings, service, repo), _now_ms(settings), _until(settings, before), rows=rows,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    if promote:
+        registry.promote(settings, meta.version)
+    strongest = {name: round(share, 4) for name, share in list(importances(fitted.ranker).items())[:10]}
+    emit(
+        {"version": meta.version, "promoted": promote, "metrics": meta.metrics, "strongest_features": strongest},
+        json_, "Bundle",
+    )  # fmt: skip
+
+
+def promote(
+    version: VersionArgument, alias: str = "champion", repo: RepoOption = None, json_: JsonFlag = False
+) -> None:
+    """Example: headwater promote 3
+
+    Let a bundle serve, or name it challenger.
+    """
+    from models import registry
+
+    settings = get_settings()
+    registry.promote(settings, version, alias, _applied_hash(settings, version, repo))
+    emit(registry.read_aliases(settings), json_, "Aliases")
+
+
+def rollback(json_: JsonFlag = False) -> None:
+    """Example: headwater rollback
+
+    Serve the champion before the present one.
+    """
+    from models import registry
+
+    settings = get_settings()
+    registry.rollback(settings)
+    emit(registry.read_aliases(settings), json_, "Aliases")
+
+
+def compare(
+    first: VersionArgument,
+    second: VersionArgument,
+    rows: Annotated[Path | None, typer.Option(help="Rows to judge by; the training rows by default.")] = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Example: headwater compare 2 3 --json
+
+    Judge two bundles on the same labelled rows, request by request; new rows, or the later one is flattered.
+    """
+    from models.bundle import load_bundle
+    from models.comparison import compare_rankers
+    from models.training import paths_of
+
+    settings = get_settings()
+    bundles = [load_bundle(settings.bundles_dir / version) for version in (first, second)]
+    emit(compare_rankers(rows or paths_of(settings).rows, *bundles).as_dict(), json_, f"{second} over {first}")
+
+
+def validate(before: BeforeOption = None, data: DataOption = None, json_: JsonFlag = False) -> None:
+    """Example: headwater validate --before 2017-10-21T19:53:48 --json
+
+    Score the rules that need no training, and retrieval alone, on what was bought after an instant.
+    """
+    from models.comparison import evaluate_rules
+
+    settings = get_settings()
+    if before is None:
+        raise ConfigError("--before: missing. Name the instant at which the lists are made, in UTC.")
+    emit(evaluate_rules(settings, _home(settings, data), _until(settings, before)), json_, "Rules")
+
+
+def _until(settings: Settings, before: str | None) -> int:
+    """Epoch milliseconds of an ISO instant in UTC, or just after the archive's newest event."""
+    if before is None:
+        from models.interactions import newest_ms
+
+        return newest_ms(settings.events_dir) + 1
+    try:
+        instant = datetime.fromisoformat(before)
+    except ValueError:
+        raise ConfigError(f"--before: {before!r} is no instant. Write 2017-11-26T14:56:44.") from None
+    from datetime import UTC
+
+    return round(instant.replace(tzinfo=instant.tzinfo or UTC).timestamp() * 1000)
+
+
+def _now_ms(settings: Settings) -> int:
+    """Tell the platform's time, the wall clock's where no store answers."""
+    from headwater.clock import StoredClock
+    from headwater.online.connect import connect
+    from headwater.settings import addresses
+
+    return StoredClock(connect(addresses(settings).redis, socket_connect_timeout=0.5)).now_ms()
+
+
+def _home(settings: Settings, data: Path | None) -> Path:
+    from headwater.datasets.complete_journey import home_of
+
+    return data or home_of(settings)
+
+
+def _service(settings: Settings, name: str, repo: Path | None) -> "Service":
+    from headwater.registry.manifest import load_plan
+    from models.training import Service
+
+    plan = load_plan(repo or settings.repo)
+    return Service(name, plan.service(name).names, plan.schema_hash(name))
+
+
+def _applied_hash(settings: Settings, version: str, repo: Path | None) -> Any:
+    from models.bundle import check_bundle
+
+    meta = check_bundle(settings.bundles_dir / version)
+    return _service(settings, meta.service, repo).schema_hash

@@ -1,0 +1,1 @@
+"""How good a list is, and how sure we are of it."""

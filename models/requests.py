@@ -1,0 +1,167 @@
+"""The ranker's examples before they have features: past trips, what would have been offered, what was bought."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from headwater.errors import DataError
+from models.candidates import SOURCES, Candidates, draw
+from models.evaluation.metrics import Ints
+from models.interactions import Ids, Interactions, Items
+from models.retriever import Retriever
+
+Instants = npt.NDArray[np.int64]
+
+REQUEST, AT, LABEL, NEXT, WEIGHT = "request_id", "event_timestamp", "label", "label_next", "weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which trips are asked about, and what counts as bought.
+
+    ``label`` is 1 where the product is bought in ``[t, t + horizon)``, the trip at t included, ``label_next`` where it
+    is in that trip. Ranking by the next trip alone serves a list that is to hold for weeks worse than the rule it has
+    to beat (docs/models.md has the figures).
+    """
+
+    horizon: timedelta = timedelta(days=28)
+    span: timedelta = timedelta(days=42)
+    requests: int = 3_200
+    per_user: int = 2
+    negatives_kept: float = 0.5
+    seed: int = 11
+
+    def end_ms(self, known_until_ms: int) -> int:
+        """No trip is asked about whose horizon is not over."""
+        return known_until_ms - _ms(self.horizon)
+
+    def start_ms(self, known_until_ms: int) -> int:
+        """Where the requests begin, and what retrieval may learn from ends."""
+        return self.end_ms(known_until_ms) - _ms(self.span)
+
+
+DEFAULT_SAMPLING = Sampling()
+
+
+def number(purchases: pd.DataFrame, users: Ids, items: Items) -> Interactions:
+    """Purchases in a retriever's numbering: unknown users are -1, unknown products are left out."""
+    user = users.dense(purchases["user_id"].to_numpy(object))
+    item = items.ids.dense(purchases["item_id"].to_numpy(object))
+    at_ms = purchases["event_time"].to_numpy(np.int64)
+    order = np.lexsort((item, user, at_ms))
+    order = order[item[order] >= 0]
+    return Interactions(user[order], item[order], at_ms[order], len(users), len(items))
+
+
+def sample_trips(bought: Interactions, start_ms: int, end_ms: int, sampling: Sampling) -> tuple[Ints, Instants]:
+    """Users and instants of some trips in [start, end): at most ``per_user`` of each, by time.
+
+    Users are drawn alike however often they shop, for every one of them will be served.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+    window = bought.between(start_ms, end_ms)
+    known = window.user >= 0
+    trips = np.unique(np.stack([window.at_ms[known], window.user[known]]), axis=1)
+    if not trips.shape[1]:
+        raise DataError(f"training: nobody known bought anything from {start_ms} to {end_ms}. Choose another cutoff.")
+    generator = np.random.default_rng(sampling.seed)
+    shuffled = trips[:, generator.permutation(trips.shape[1])]
+    turn = pd.Series(shuffled[1]).groupby(shuffled[1]).cumcount().to_numpy()
+    offered = shuffled[:, turn < sampling.per_user]
+    chosen = offered[:, : sampling.requests]
+    order = np.lexsort((chosen[1], chosen[0]))
+    return chosen[1][order].astype(np.int32), chosen[0][order].astype(np.int64)
+
+
+def bought_within(
+    bought: Interactions, users: Ints, items: Ints, at_ms: Instants, span_ms: int
+) -> npt.NDArray[np.bool_]:
+    """Whether each (user, item) was bought in [at, at + span) (n,)."""
+    order = np.lexsort((bought.at_ms, bought.item, bought.user))
+    keys = bought.user[order].astype(np.int64) * bought.n_items + bought.item[order]
+    pairs, first = np.unique(keys, return_index=True)
+    # The first purchase at or after `at` of the pair, found in one sorted array of (pair, time) ranks.
+    origin = int(bought.at_ms[0])
+    width = int(bought.at_ms[-1]) - origin + 2
+    times = np.repeat(np.arange(len(pairs)), np.diff(np.append(first, len(keys)))) * width
+    times += bought.at_ms[order] - origin
+    wanted = users.astype(np.int64) * bought.n_items + items
+    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    low = np.clip(at_ms - origin, 0, width - 1)
+    high = np.clip(at_ms + span_ms - origin, 0, width - 1)
+    found = np.searchsorted(times, place * width + high) - np.searchsorted(times, place * width + low)
+    return np.asarray((pairs[place] == wanted) & (found > 0))
+
+
+def draw_requests(
+    retriever: Retriever, purchases: pd.DataFrame, known_until_ms: int, sampling: Sampling = DEFAULT_SAMPLING
+) -> pa.Table:
+    """Label rows for the point-in-time join, by request, then item.
+
+    Parameters
+    ----------
+    purchases
+        ``user_id, item_id, event_time`` before ``known_until_ms``.
+
+    Returns
+    -------
+    ``row_id`` int64, ``request_id``, ``user_id``, ``item_id``, ``category``, ``event_timestamp`` (UTC ms) and the same
+    as ``request_time`` int64, ``label`` and ``label_next`` int8, ``from_<source>`` bool, ``retrieval_score`` and
+    ``weight`` float32.
+    """
+    bought = number(purchases, retriever.users, retriever.items)
+    start_ms, end_ms = sampling.start_ms(known_until_ms), sampling.end_ms(known_until_ms)
+    users, at_ms = sample_trips(bought, start_ms, end_ms, sampling)  # (n_requests,)
+    drawn = draw(retriever, bought, users, at_ms)  # (n_candidates,)
+    user, now = users[drawn.query], at_ms[drawn.query]
+    label = bought_within(bought, user, drawn.item, now, _ms(sampling.horizon))
+    kept = label | (np.random.default_rng(sampling.seed).random(len(drawn)) < sampling.negatives_kept)
+    weight = np.where(label, 1.0, 1.0 / sampling.negatives_kept).astype(np.float32)
+    following = bought_within(bought, user, drawn.item, now, 1)
+    return _table(retriever, drawn, user, now, label, following, weight).filter(pa.array(kept))
+
+
+def instant_requests(retriever: Retriever, purchases: pd.DataFrame, users: Ints, at_ms: int) -> pa.Table:
+    """As ``draw_requests`` without labels, all at one instant: what would be offered to ``users`` then."""
+    bought = number(purchases, retriever.users, retriever.items)
+    drawn = draw(retriever, bought, users, np.full(len(users), at_ms, np.int64))
+    unknown = np.zeros(len(drawn), bool)
+    now = np.full(len(drawn), at_ms, np.int64)
+    return _table(retriever, drawn, users[drawn.query], now, unknown, unknown, np.ones(len(drawn), np.float32))
+
+
+def _table(
+    retriever: Retriever,
+    drawn: Candidates,
+    user: Ints,
+    at_ms: Instants,
+    label: npt.NDArray[np.bool_],
+    following: npt.NDArray[np.bool_],
+    weight: npt.NDArray[np.float32],
+) -> pa.Table:
+    user_id = pa.array(retriever.users.values[user], pa.string())
+    columns = {
+        "row_id": pa.array(np.arange(len(drawn)), pa.int64()),
+        REQUEST: pa.array([f"{who}@{at}" for who, at in zip(user_id.to_pylist(), at_ms.tolist(), strict=True)]),
+        "user_id": user_id,
+        "item_id": pa.array(retriever.items.ids.values[drawn.item], pa.string()),
+        "category": pa.array(retriever.items.text["category"][drawn.item], pa.string()),
+        AT: pa.array(at_ms, pa.timestamp("ms", tz="UTC")),
+        "request_time": pa.array(at_ms, pa.int64()),
+        LABEL: pa.array(label.astype(np.int8)),
+        NEXT: pa.array(following.astype(np.int8)),
+    }
+    columns |= {f"from_{name}": pa.array(drawn.proposed[:, n]) for n, name in enumerate(SOURCES)}
+    return pa.table(columns | {"retrieval_score": pa.array(drawn.score), WEIGHT: pa.array(weight)})
+
+
+def _ms(span: timedelta) -> int:
+    return span // timedelta(milliseconds=1)

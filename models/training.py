@@ -1,0 +1,166 @@
+"""From purchases to a registered bundle, in the three steps that share one clock.
+
+purchases before the requests ─► towers, index ─► retriever/
+purchases, retriever ─► requests, candidates, labels ─► (features, by the batch room) ─► rows/
+rows, retriever ─► ranker, calibration ─► bundles/<version>/
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from headwater.errors import ModelError
+from headwater.log import get_logger
+from headwater.settings import Settings
+from models import registry, trends
+from models.bundle import Meta, Parts, Trained, write_bundle
+from models.interactions import load_dataset, newest_ms, read_purchases
+from models.ranking import DEFAULT_RANKER, Fitted, RankerConfig, fit_ranker, read_rows
+from models.requests import DEFAULT_SAMPLING, Sampling, draw_requests, number
+from models.retriever import Retriever, assemble_retriever
+
+log = get_logger("models")
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where training keeps what is not served."""
+
+    root: Path
+
+    @property
+    def retriever(self) -> Path:
+        return self.root / "retriever"
+
+    @property
+    def requests(self) -> Path:
+        """Labels and candidates without features, one Parquet file."""
+        return self.root / "requests.parquet"
+
+    @property
+    def rows(self) -> Path:
+        """The same with a feature service's columns, a folder of Parquet files."""
+        return self.root / "rows"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "towers.pt"
+
+
+def paths_of(settings: Settings) -> Paths:
+    """Below the state folder."""
+    return Paths(settings.training_dir)
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the ranker reads: a feature service's columns in order, and the hash of what they mean."""
+
+    name: str
+    feature_names: tuple[str, ...]
+    schema_hash: str
+
+
+def train_retriever(
+    settings: Settings, home: Path, cutoff_ms: int, passes: int | None = None, progress: Progress = _silent
+) -> Retriever:
+    """Train both towers on the purchases before ``cutoff_ms``; saved to ``training/retriever``.
+
+    Parameters
+    ----------
+    home
+        Folder with ``items.parquet`` and ``users.parquet``.
+    """
+    from models.two_tower import TowerConfig, Trainer
+
+    config = TowerConfig() if passes is None else TowerConfig(passes=passes, least_steps=0)
+    paths = paths_of(settings)
+    paths.root.mkdir(parents=True, exist_ok=True)
+    data = load_dataset(settings.events_dir, home, cutoff_ms)
+    trainer = Trainer(data, config).fit(paths.checkpoint, progress)
+    examples = len(data.bought) * trainer.epochs_done
+    retriever = assemble_retriever(data, trainer.export(), cutoff_ms, config.n_recent, examples)
+    retriever.save(paths.retriever)
+    paths.checkpoint.unlink(missing_ok=True)
+    log.info("retriever_trained", purchases=len(data.bought), epochs=trainer.epochs_done, cutoff_ms=cutoff_ms)
+    return retriever
+
+
+def draw_training_requests(settings: Settings, known_until_ms: int, sampling: Sampling = DEFAULT_SAMPLING) -> pa.Table:
+    """Label rows for the point-in-time join, with the retriever in ``training/retriever``.
+
+    A clock that is ahead of the archive says nothing of what was bought since, so the archive's end counts.
+
+    Raises
+    ------
+    ModelError
+        The retriever has learned from purchases that the requests are about.
+    """
+    retriever = Retriever.load(paths_of(settings).retriever)
+    until_ms = min(known_until_ms, newest_ms(settings.events_dir) + 1)
+    start_ms, cutoff_ms = sampling.start_ms(until_ms), retriever.provenance.cutoff_ms
+    if cutoff_ms > start_ms:
+        raise ModelError(
+            f"retriever: has seen purchases up to {cutoff_ms}, but the requests begin at {start_ms}. "
+            "Train it again: headwater train retriever"
+        )
+    return draw_requests(retriever, read_purchases(settings.events_dir, until_ms), until_ms, sampling)
+
+
+def train_ranker(
+    settings: Settings,
+    service: Service,
+    created_ms: int,
+    known_until_ms: int,
+    config: RankerConfig = DEFAULT_RANKER,
+    rows: Path | None = None,
+    progress: Progress = _silent,
+) -> tuple[Meta, Fitted]:
+    """Train on the rows in ``training/rows`` and publish a registered bundle; nobody is promoted.
+
+    Parameters
+    ----------
+    created_ms
+        The platform's present instant.
+    known_until_ms
+        End of the purchases that training may know; popular and trending are as of then.
+    """
+    paths = paths_of(settings)
+    retriever = Retriever.load(paths.retriever)
+    table = read_rows(rows or paths.rows, service.feature_names)
+    fitted = fit_ranker(table, service.feature_names, config, progress)
+    until_ms = min(known_until_ms, newest_ms(settings.events_dir) + 1)
+    bought = number(read_purchases(settings.events_dir, until_ms), retriever.users, retriever.items)
+    champion = registry.champion(settings)
+    trained = Trained(
+        created_ms=created_ms,
+        service=service.name,
+        feature_schema_hash=service.schema_hash,
+        feature_names=service.feature_names,
+        training_start_ms=retriever.provenance.training_start_ms,
+        training_end_ms=until_ms,
+        data_hash=table.fingerprint(),
+        metrics=fitted.metrics,
+        parent=None if champion is None else champion.name,
+    )
+    parts = Parts(
+        encoder=retriever.encoder,
+        items=retriever.items.table(),
+        users=retriever.users.values.tolist(),
+        ranker=fitted.ranker,
+        calibrator=fitted.calibrator,
+        popularity=trends.popularity(bought, until_ms),
+        trending=np.maximum(trends.trending(bought, until_ms), 0),
+    )
+    meta = write_bundle(settings.bundles_dir / registry.next_version(settings), trained, parts)
+    registry.register(settings, settings.bundles_dir / meta.version)
+    log.info("bundle_trained", version=meta.version, **{name: round(value, 4) for name, value in meta.metrics.items()})
+    return meta, fitted
