@@ -1,0 +1,130 @@
+"""From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import redis
+
+from headwater.clock import Clock, StoredClock
+from headwater.errors import ConfigError, ModelError
+from headwater.online.connect import connect
+from headwater.online.reader import OnlineReader
+from headwater.plan import FeaturePlan
+from headwater.registry.manifest import load_plan
+from headwater.settings import Settings, addresses
+from models import bundle as bundles
+from serving.availability import StoredAvailability
+from serving.funnel import Funnel
+from serving.impressions import Discard, ImpressionSink
+from serving.live import champion
+from serving.ports import Bundle, Floats, Ints
+from serving.reasons import Reasons
+from serving.sources import BuyItAgain, Fixed, TwoTower
+from serving.state import StateReader
+from serving.surfaces import Surfaces, load_surfaces
+from serving.telemetry import Telemetry
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Makes funnels that share a store, a clock and a log."""
+
+    store: redis.Redis
+    clock: Clock
+    impressions: ImpressionSink
+    telemetry: Telemetry
+
+    def build(self, plan: FeaturePlan, folder: Path) -> Funnel:
+        """Load a bundle and put it on the online store.
+
+        Raises
+        ------
+        ModelError
+            The bundle is damaged or was trained on other features than are applied.
+        ConfigError
+            ``surfaces.toml`` names a source or feature that there is not.
+        """
+        config = load_surfaces(Path(plan.repo))
+        loaded = bundles.load_bundle(folder, plan.schema_hash(config.features.ranker))
+        names = plan.service(config.features.ranker).names
+        if loaded.ranker.feature_names != names:
+            raise ModelError(
+                f"bundle {loaded.version}: its ranker reads other columns than service {config.features.ranker} "
+                "has now. Train anew."
+            )
+        reader = OnlineReader(self.store, plan, self.clock)
+        bundle = as_bundle(loaded)
+        _check(config, bundle, plan)
+        return Funnel(
+            bundle=bundle,
+            surfaces=config.surfaces,
+            names=config.features,
+            state=StateReader(reader, config.features, loaded.users, loaded.items),
+            features=reader,
+            availability=StoredAvailability(self.store, plan.project, loaded.items),
+            reasons=Reasons(config.reasons, config.source_reasons, {name: at for at, name in enumerate(names)}),
+            impressions=self.impressions,
+            clock=self.clock,
+            telemetry=self.telemetry,
+        )
+
+
+def build_recommender(settings: Settings, version: str | None = None, clock: Clock | None = None) -> Funnel:
+    """Build the funnel that the server would answer with, in this process; what it shows is not logged.
+
+    Parameters
+    ----------
+    version
+        Of the bundle; the champion by default.
+
+    Raises
+    ------
+    ModelError
+        No bundle has been promoted.
+    """
+    chosen = version or champion(settings)
+    if chosen is None:
+        raise ModelError("recommend: no model has been promoted. Run headwater train, then headwater promote.")
+    store = connect(addresses(settings).redis)
+    builder = Builder(store, clock or StoredClock(store), Discard(), Telemetry())
+    return builder.build(load_plan(settings.repo), settings.bundles_dir / chosen)
+
+
+def as_bundle(loaded: bundles.Bundle) -> Bundle:
+    """Fit a loaded bundle to the funnel's ports."""
+    popular = _best_first(loaded.popularity)
+    return Bundle(
+        version=loaded.version,
+        schema_hash=loaded.meta.feature_schema_hash,
+        catalogue=loaded.items,
+        sources={
+            "buy_it_again": BuyItAgain(),
+            "two_tower": TwoTower(loaded.encoder, loaded.index),
+            "popular": Fixed(popular),
+            "trending": Fixed(_best_first(loaded.trending)),
+        },
+        index=loaded.index,
+        ranker=loaded.ranker,
+        calibrate=loaded.calibrator,
+        popular=popular,
+    )
+
+
+def _best_first(weights: Floats) -> Ints:
+    """Items that have any weight, heaviest first; ties by number."""
+    order = np.argsort(-weights, kind="stable").astype(np.int32)
+    return order[weights[order] > 0]
+
+
+def _check(config: Surfaces, bundle: Bundle, plan: FeaturePlan) -> None:
+    for surface, wanted in config.surfaces.items():
+        for source in wanted.sources:
+            if source not in bundle.sources:
+                raise ConfigError(
+                    f"surfaces.{surface}.sources: {source!r} is unknown. Choose from {', '.join(bundle.sources)}."
+                )
+    own = plan.view(config.features.own)
+    for feature in (config.features.own_weight, config.features.own_newest):
+        if feature not in own.features:
+            raise ConfigError(f"features: view {own.name} has no feature {feature!r}. Mend surfaces.toml.")

@@ -1,0 +1,123 @@
+"""``headwater serve``, ``recommend`` and ``features``; the last two ask the running server."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headwater.cli.output import JsonFlag, emit
+
+User = Annotated[str, typer.Option("--user", help="Who is asking.")]
+Limit = Annotated[int, typer.Option("--limit", help="At most this many items.", min=1, max=1000)]
+Surface = Annotated[str, typer.Option("--surface", help="Where the list is shown.")]
+Service = Annotated[str, typer.Option("--service", help="A feature service of the repository.")]
+Entity = Annotated[list[str], typer.Option("--entity", help="Join key and value, once for each.", metavar="KEY=VALUE")]
+Input = Annotated[
+    list[str] | None, typer.Option("--input", help="Input of request-time features.", metavar="NAME=NUMBER")
+]
+At = Annotated[int | None, typer.Option("--at", help="Epoch milliseconds; now by default.", metavar="MS")]
+
+
+def serve() -> None:
+    """Example: headwater serve
+
+    Answer gRPC until Ctrl-C: recommendations, events, features, health and reflection. `headwater up` does the same in
+    the background.
+    """
+    from headwater.log import configure_logging
+    from headwater.settings import get_settings
+    from serving import server
+
+    configure_logging("info")
+    server.serve(get_settings())
+
+
+def recommend(user: User, limit: Limit = 10, surface: Surface = "home", as_json: JsonFlag = False) -> None:
+    """Example: headwater recommend --user 42 --limit 10 --json
+
+    Ask the running server for a user's list.
+    """
+    from headwater.settings import addresses, get_settings
+    from serving.client import Client
+
+    with Client(addresses(get_settings()).grpc) as client:
+        ranked = client.recommend(user, surface, limit)
+    if as_json:
+        emit(as_dict(ranked), True)
+    else:
+        _show(ranked, user)
+
+
+def features(service: Service, entity: Entity, at: At = None, inputs: Input = None, as_json: JsonFlag = False) -> None:
+    """Example: headwater features --service user_state --entity user_id=42 --json
+
+    Ask the running server for the features of one entity, or of one combination of entities.
+    """
+    from headwater.settings import addresses, get_settings
+    from serving.client import Client
+
+    entities = dict(_pair(text, "--entity") for text in entity)
+    given = {name: _number(name, value) for name, value in (_pair(text, "--input") for text in inputs or ())}
+    with Client(addresses(get_settings()).grpc) as client:
+        found = client.features(service, entities, at, given)
+    emit({**found.values, "at": found.at, "found": found.found}, as_json, title=service)
+
+
+def evaluate(
+    holdout: Annotated[Path | None, typer.Option(help="Parquet of held-out purchases; the data set's own.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater evaluate --json
+
+    Make every user's list with the champion's funnel, at the platform's present instant, and score it by what was
+    bought in the held-out period, beside retrieval alone, own frequency and popularity.
+    """
+    from headwater.settings import get_settings
+    from serving.evaluation import in_processes, judge
+
+    settings = get_settings()
+    report = judge(settings, lambda users: in_processes(settings, users), holdout)
+    shown = report if as_json else {name: value for name, value in report.items() if name != "users"}
+    emit(shown, as_json, "Quality")
+
+
+def as_dict(ranked: Any) -> dict[str, Any]:
+    """Lay out a reply as ``--json`` prints it."""
+    from dataclasses import asdict
+
+    return {
+        "request_id": ranked.request_id,
+        "items": [asdict(item) for item in ranked.items],
+        "degraded": list(ranked.degraded),
+        "bundle_version": ranked.bundle_version,
+    }
+
+
+def _show(ranked: Any, user: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "product", "category", "score", "why", title=f"For {user}")
+    for item in ranked.items:
+        name = item.attributes.get("name") or item.item_id
+        why = "; ".join(item.reasons)
+        table.add_row(str(item.position), name, item.attributes.get("category", ""), f"{item.score:.3f}", why)
+    console = Console()
+    console.print(table)
+    if ranked.degraded:
+        console.print(f"Degraded: {', '.join(ranked.degraded)}")
+    console.print(f"Bundle {ranked.bundle_version}, request {ranked.request_id}")
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE, such as user_id=42.", param_hint=option)
+    return key, value
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{name}={text!r} is not a number.", param_hint="--input") from None

@@ -1,0 +1,82 @@
+"""What passes between the funnel's stages, and what the funnel needs of the parts it is given."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+MAX_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call, validated: ``limit`` is from 1 to ``MAX_LIMIT``, ``surface`` is a known one."""
+
+    user_id: str
+    surface: str
+    limit: int
+    exclude: frozenset[str] = frozenset()
+    include: tuple[str, ...] = ()
+    context: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedItem:
+    """One line of a reply; ``position`` is from 1."""
+
+    item_id: str
+    score: float
+    position: int
+    sources: tuple[str, ...]
+    reasons: tuple[str, ...]
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A reply: best first, at most ``limit``, no item twice; ``degraded`` names the stages that fell back."""
+
+    request_id: str
+    items: Sequence[RankedItem]
+    degraded: tuple[str, ...]
+    bundle_version: str
+
+
+class Recommender(Protocol):
+    """What the server holds and swaps."""
+
+    @property
+    def version(self) -> str:
+        """Of the bundle that ranks."""
+        ...
+
+    def request(
+        self,
+        user_id: str,
+        surface: str = "",
+        limit: int = 0,
+        exclude: Sequence[str] = (),
+        include: Sequence[str] = (),
+        context: Mapping[str, str] | None = None,
+    ) -> Request:
+        """Validate; empty means the default.
+
+        Raises
+        ------
+        DataError
+            A field is out of bounds; the message names it.
+        """
+        ...
+
+    def recommend(self, request: Request) -> Ranked:
+        """A list, whatever part is down."""
+        ...
+
+    def similar(self, item_id: str, limit: int = 10, exclude: Sequence[str] = ()) -> Ranked:
+        """Neighbours of an item.
+
+        Raises
+        ------
+        DataError
+            The item is unknown.
+        """
+        ...

@@ -1,0 +1,171 @@
+"""What was shown, to whom, how likely and on what grounds: topic ``impressions``, without keeping a reply waiting.
+
+A record is JSON, keyed by user. ``items`` are those shown, each with the exact vector its score came from; ``others``
+is a sample of the candidates that were not, drawn evenly without replacement by a generator seeded with the request
+id, each with the ``probability`` of having been drawn. A feature that has no value is null. ``views`` tells, for each
+logged row, the instant its view was read at and the newest event it had folded.
+"""
+
+import hashlib
+import json
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater import topics
+from headwater.log import get_logger
+from headwater.online.reader import Matrix
+from serving.contracts import Ranked, Request
+from serving.sources import Candidates
+from serving.telemetry import Telemetry
+
+log = get_logger("serving")
+QUEUED = 2_000
+SAMPLE = 10
+VARIANT = "champion"
+
+
+@dataclass(frozen=True, slots=True)
+class Impression:
+    """One reply and what it was made from; rows are places in the candidates' arrays.
+
+    ``item_ids``, ``scores`` (n_candidates,); ``shown`` rows in the reply's order; ``features`` absent where the reply
+    was made without them.
+    """
+
+    at_ms: int
+    request: Request
+    ranked: Ranked
+    service: str
+    schema_hash: str
+    item_ids: Sequence[str]
+    candidates: Candidates
+    scores: NDArray[np.float32]
+    shown: NDArray[np.intp]
+    features: Matrix | None
+
+
+class ImpressionSink(Protocol):
+    """Takes impressions and never blocks."""
+
+    def log(self, impression: Impression) -> None:
+        """Keep it, or count that it was dropped."""
+        ...
+
+
+class Discard:
+    """For evaluation, which shows nothing to anyone."""
+
+    def log(self, impression: Impression) -> None:
+        del impression
+
+
+class Appender(Protocol):
+    """The log's writing side."""
+
+    def append(self, topic: str, key: str, value: bytes, timestamp_ms: int) -> Any:
+        """Send without waiting; returns a future."""
+        ...
+
+
+class ImpressionLog:
+    """A bounded queue and one thread that writes JSON to Kafka."""
+
+    def __init__(self, kafka: Appender, telemetry: Telemetry, queued: int = QUEUED) -> None:
+        self._kafka = kafka
+        self._telemetry = telemetry
+        self._queue: queue.Queue[Impression | None] = queue.Queue(queued)
+        self._thread = threading.Thread(target=self._write, name="impressions", daemon=True)
+        self._thread.start()
+
+    def log(self, impression: Impression) -> None:
+        try:
+            self._queue.put_nowait(impression)
+        except queue.Full:
+            self._telemetry.impression("dropped")
+
+    def close(self) -> None:
+        """Write what is queued."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        while (impression := self._queue.get()) is not None:
+            try:
+                record = json.dumps(document(impression), separators=(",", ":"), allow_nan=False).encode()
+                sent = self._kafka.append(topics.IMPRESSIONS, impression.request.user_id, record, impression.at_ms)
+                sent.add_done_callback(self._count)
+            except Exception as error:
+                self._telemetry.impression("failed")
+                log.error("impression_failed", exc_info=error)
+
+    def _count(self, sent: Any) -> None:
+        self._telemetry.impression("logged" if sent.exception() is None else "failed")
+
+
+def document(impression: Impression) -> dict[str, Any]:
+    """Lay out the record of one impression."""
+    shown = impression.shown
+    others, probability = sample(len(impression.item_ids), shown, impression.ranked.request_id)
+    rows = np.concatenate([shown, others])
+    request, ranked = impression.request, impression.ranked
+    return {
+        "request_id": ranked.request_id,
+        "time": impression.at_ms,
+        "user_id": request.user_id,
+        "surface": request.surface,
+        "context": dict(request.context),
+        "bundle_version": ranked.bundle_version,
+        "variant": VARIANT,
+        "degraded": list(ranked.degraded),
+        "feature_service": impression.service,
+        "feature_schema": impression.schema_hash,
+        "feature_names": [] if impression.features is None else list(impression.features.names),
+        "propensity": 1.0,  # joint: the order is a function of the scores
+        "items": [
+            {**_row(impression, int(row)), "position": at, "propensity": 1.0} for at, row in enumerate(shown, start=1)
+        ],
+        "candidates": len(impression.item_ids),
+        "others": [{**_row(impression, int(row)), "probability": probability} for row in others],
+        "views": {} if impression.features is None else _views(impression.features, rows),
+    }
+
+
+def sample(n: int, shown: NDArray[np.intp], request_id: str, size: int = SAMPLE) -> tuple[NDArray[np.intp], float]:
+    """Rows of candidates not shown, and the probability that each had of being drawn."""
+    left = np.setdiff1d(np.arange(n), shown)
+    if not len(left):
+        return left.astype(np.intp), 1.0
+    seed = int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest(), "little")
+    taken = min(size, len(left))
+    drawn = np.random.default_rng(seed).choice(left, taken, replace=False)
+    return np.sort(drawn).astype(np.intp), taken / len(left)
+
+
+def _row(impression: Impression, row: int) -> dict[str, Any]:
+    features = impression.features
+    return {
+        "item_id": impression.item_ids[row],
+        "score": float(impression.scores[row]),
+        "sources": list(impression.candidates.of(row)),
+        "features": None if features is None else _numbers(features.values[row]),
+    }
+
+
+def _numbers(vector: NDArray[np.float32]) -> list[float | None]:
+    """JSON has no NaN; a float32 written as the float64 it equals reads back bit for bit."""
+    known = np.isfinite(vector).tolist()
+    return [value if finite else None for value, finite in zip(vector.tolist(), known, strict=True)]
+
+
+def _views(features: Matrix, rows: NDArray[np.intp]) -> Mapping[str, Mapping[str, list[int]]]:
+    return {
+        name: {"at": view.at[places].tolist(), "newest": view.newest[places].tolist()}
+        for name, view in features.views.items()
+        for places in (features.rows[name][rows],)
+    }

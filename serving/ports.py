@@ -1,0 +1,133 @@
+"""What the funnel needs of the parts it is given; whatever fits may be put in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.online.reader import Matrix
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+_NONE: Ints = np.empty(0, np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """``user`` is the dense number, -1 for one the model never saw.
+
+    ``recent`` (n_recent,): distinct items, newest first. ``own`` (n_own,): all that the user ever had, strongest habit
+    first. Both dense.
+    """
+
+    user_id: str
+    user: int
+    recent: Ints = field(default_factory=lambda: _NONE)
+    own: Ints = field(default_factory=lambda: _NONE)
+
+    @property
+    def seen(self) -> Ints:
+        """All items the user had, in no order."""
+        return np.union1d(self.recent, self.own).astype(np.int32)
+
+
+class Numbering(Protocol):
+    """Strings at the edge, int32 inside."""
+
+    def dense(self, ids: Sequence[str]) -> Ints:
+        """Numbers of ids, -1 for unknown ones."""
+        ...
+
+
+class Source(Protocol):
+    """Proposes items for a user."""
+
+    def propose(self, user: UserState, n: int) -> Ints:
+        """Distinct dense items, best first, at most n."""
+        ...
+
+
+class Encoder(Protocol):
+    """The user tower."""
+
+    def encode(self, users: Ints, recent: Ints) -> Floats:
+        """Unit vectors (n, dim) of dense users (n,) with recent items (n, n_recent), padded with -1."""
+        ...
+
+
+class Index(Protocol):
+    """Nearest items by inner product."""
+
+    def search(self, vectors: Floats, n: int) -> Ints:
+        """Dense items, nearest first (len(vectors), n), padded with -1."""
+        ...
+
+
+class Catalogue(Numbering, Protocol):
+    """The bundle's items; row i is dense item i."""
+
+    ids: NDArray[np.object_]
+    """(n_items,)"""
+    vectors: Floats
+    """(n_items, dim), unit length."""
+
+    def attributes(self, item: int) -> Mapping[str, str]:
+        """What is known of an item: name, category, ..."""
+        ...
+
+    def column(self, name: str) -> NDArray[np.object_]:
+        """One attribute of all items (n_items,)."""
+        ...
+
+
+class State(Protocol):
+    """Reads who is asking."""
+
+    def read(self, user_id: str) -> UserState:
+        """State as of now."""
+        ...
+
+    def unknown(self, user_id: str) -> UserState:
+        """What is known without the store."""
+        ...
+
+
+class Features(Protocol):
+    """The online store's hot path."""
+
+    def read_matrix(self, service: str, entities: Mapping[str, Sequence[str]]) -> Matrix:
+        """Features of rows of entities, in one round trip."""
+        ...
+
+
+class Scorer(Protocol):
+    """The ranker."""
+
+    def score(self, features: Floats) -> Floats:
+        """Higher is better, float32 (n,), from float32 (n, n_features)."""
+        ...
+
+
+class Availability(Protocol):
+    """What may not be shown now."""
+
+    def unavailable(self) -> Ints:
+        """Dense items."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What the funnel takes from one version of the models."""
+
+    version: str
+    schema_hash: str
+    catalogue: Catalogue
+    sources: Mapping[str, Source]
+    index: Index
+    ranker: Scorer
+    calibrate: Callable[[Floats], Floats]
+    popular: Ints
+    """All items that may stand in when nothing else does, best first."""

@@ -1,0 +1,137 @@
+"""The three gRPC services: protobuf in, protobuf out, errors raised and mapped elsewhere."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from headwater.errors import DataError, HeadwaterError
+from headwater.events import BadRecord
+from serving.contracts import Ranked
+from serving.features import FeatureLookup, Value
+from serving.live import Live
+from serving.proto.headwater.v1 import (
+    event_pb2,
+    event_pb2_grpc,
+    feature_pb2,
+    feature_pb2_grpc,
+    recommendation_pb2,
+    recommendation_pb2_grpc,
+)
+from serving.tracking import DELIVERY_S, Taken, Tracker
+
+MAX_REFUSALS = 100
+_IN_FLIGHT = 1000
+
+
+class RecommendationService(recommendation_pb2_grpc.RecommendationServiceServicer):
+    """Lists from whatever bundle is live."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def Recommend(self, request: Any, context: Any) -> Any:
+        recommender = self._live.recommender
+        asked = recommender.request(
+            request.user_id, request.surface, request.limit,
+            request.exclude_item_ids, request.include_item_ids, request.context,
+        )  # fmt: skip
+        return reply_of(recommender.recommend(asked))
+
+    def Similar(self, request: Any, context: Any) -> Any:
+        ranked = self._live.recommender.similar(request.item_id, request.limit or 10, request.exclude_item_ids)
+        return reply_of(ranked)
+
+    def Search(self, request: Any, context: Any) -> Any:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "Search: not built yet. Use Recommend or Similar.")
+
+    def Explain(self, request: Any, context: Any) -> Any:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "Explain: not built yet. Recommend names reasons and sources.")
+
+
+class EventService(event_pb2_grpc.EventServiceServicer):
+    """Events into the log."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    def Track(self, request: Any, context: Any) -> Any:
+        if not request.HasField("event"):
+            raise DataError("event: missing. Pass the event to track.")
+        taken = self._tracker.take(request.event)
+        taken.delivery.result(DELIVERY_S + 1)
+        return event_pb2.TrackReply(event_id=taken.event.event_id, ingest_time=taken.ingest_ms)
+
+    def TrackStream(self, request_iterator: Any, context: Any) -> Any:
+        reply = event_pb2.TrackStreamReply()
+        pending: list[Taken] = []
+        for index, outcome in enumerate(self._tracker.take_all(request.event for request in request_iterator)):
+            if isinstance(outcome, BadRecord):
+                reply.refused += 1
+                if len(reply.refusals) < MAX_REFUSALS:
+                    reply.refusals.add(index=index, reason=outcome.reason, detail=outcome.detail)
+                continue
+            pending.append(outcome)
+            reply.accepted += 1
+            if len(pending) >= _IN_FLIGHT:
+                _await(pending)
+        _await(pending)
+        return reply
+
+
+class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
+    """Values as a model would be served them."""
+
+    def __init__(self, lookup: Callable[[], FeatureLookup]) -> None:
+        self._lookup = lookup
+
+    def GetFeatures(self, request: Any, context: Any) -> Any:
+        at = request.at if request.HasField("at") else None
+        found = self._lookup().read(request.service, dict(request.entities), at, dict(request.request))
+        return feature_pb2.GetFeaturesReply(
+            features=[_feature(name, value) for name, value in found.features.items()],
+            at=found.at, found=found.found, missing_views=found.missing_views,
+        )  # fmt: skip
+
+
+def reply_of(ranked: Ranked) -> Any:
+    """Protobuf of a reply."""
+    return recommendation_pb2.RecommendReply(
+        request_id=ranked.request_id,
+        items=[
+            recommendation_pb2.RecommendedItem(
+                item_id=item.item_id, score=item.score, position=item.position, sources=item.sources,
+                reasons=item.reasons, attributes=item.attributes,
+            )
+            for item in ranked.items
+        ],
+        degraded=ranked.degraded,
+        bundle_version=ranked.bundle_version,
+    )  # fmt: skip
+
+
+def _feature(name: str, value: Value) -> Any:
+    if isinstance(value, list):
+        return feature_pb2.Feature(name=name, list=feature_pb2.FeatureList(entries=list(_entries(value))))
+    return feature_pb2.Feature(name=name) if value is None else feature_pb2.Feature(name=name, number=value)
+
+
+def _entries(values: list[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, str):
+            yield feature_pb2.FeatureEntry(text=value)
+        else:
+            yield feature_pb2.FeatureEntry(number=value)
+
+
+def _await(pending: list[Taken]) -> None:
+    """Wait until the log has them all; the first failure is raised."""
+    failures: list[HeadwaterError] = []
+    for taken in pending:
+        try:
+            taken.delivery.result(DELIVERY_S + 1)
+        except HeadwaterError as error:
+            failures.append(error)
+    pending.clear()
+    if failures:
+        raise failures[0]

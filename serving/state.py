@@ -1,0 +1,45 @@
+"""Who is asking, as of now: what they had lately and what they have the habit of."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from headwater.online.reader import OnlineReader
+from serving.ports import Ints, Numbering, UserState
+from serving.surfaces import FeatureNames
+
+
+@dataclass(frozen=True)
+class StateReader:
+    """Reads a user's state from the online store, in two round trips: which items there are, then how they stand."""
+
+    reader: OnlineReader
+    names: FeatureNames
+    users: Numbering
+    items: Numbering
+
+    def unknown(self, user_id: str) -> UserState:
+        """What is left where the store does not answer: who it is."""
+        return UserState(user_id, int(self.users.dense([user_id])[0]))
+
+    def read(self, user_id: str) -> UserState:
+        """State as of now; ties go to the lower number, as in the candidates that the ranker learned on.
+
+        Raises
+        ------
+        UnavailableError
+            The store does not answer.
+        """
+        bare, names = self.unknown(user_id), self.names
+        keys = self.reader.partners(names.own, user_id)
+        if not keys:
+            return bare
+        values = self.reader.read_views({names.own: keys})[names.own].values
+        items = self.items.dense([key[1] for key in keys])
+        weight = np.nan_to_num(np.asarray(values[names.own_weight], np.float64))
+        newest = np.nan_to_num(np.asarray(values[names.own_newest], np.float64))
+        known = items >= 0  # items newer than the bundle are left out
+        items, weight, newest = items[known], weight[known], newest[known]
+        recent: Ints = items[np.lexsort((items, -newest))][: names.recent]
+        own: Ints = items[np.lexsort((items, -weight))]
+        return UserState(user_id, bare.user, recent, own)

@@ -1,0 +1,90 @@
+"""The funnel's configuration: one readable file, checked when it is read."""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from headwater.errors import ConfigError
+from serving.contracts import MAX_LIMIT
+
+DEFAULT = "home"
+FILE = "surfaces.toml"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FeatureNames(_Strict):
+    """What the funnel asks of the feature repository."""
+
+    ranker: str
+    user: str
+    item: str
+    own: str
+    own_weight: str
+    own_newest: str
+    recent: int = Field(default=20, ge=1)
+    attributes: dict[str, str] = {}
+
+
+class Surface(_Strict):
+    """One place where lists are shown."""
+
+    limit: int = Field(ge=1, le=MAX_LIMIT)
+    diversity: float = Field(ge=0, le=1)
+    seen: Literal["keep", "hide"]
+    sources: dict[str, int]
+
+
+class Reason(_Strict):
+    """Given where ``at_least <= feature <= at_most``; ``text`` may use ``{value}`` and the item's attributes."""
+
+    feature: str
+    at_least: float
+    at_most: float = float("inf")
+    text: str
+
+
+class Surfaces(_Strict):
+    """All of it."""
+
+    features: FeatureNames
+    surfaces: dict[str, Surface]
+    reasons: tuple[Reason, ...] = ()
+    source_reasons: dict[str, str] = {}
+
+    @field_validator("surfaces")
+    @classmethod
+    def _has_the_default(cls, value: dict[str, Surface]) -> dict[str, Surface]:
+        if DEFAULT not in value:
+            raise ValueError(f"there must be a surface {DEFAULT}")
+        return value
+
+
+def load_surfaces(repo: Path) -> Surfaces:
+    """Read the repository's own file, else the one that ships with the package.
+
+    Raises
+    ------
+    ConfigError
+        The file is not TOML, or a field is unknown or out of bounds.
+    """
+    own = repo / FILE
+    source = own if own.is_file() else files("serving") / FILE
+    try:
+        return parse(tomllib.loads(source.read_text()))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML, {error}. Mend that line.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{source}: {field}: {first['msg'].lower()}. Mend that field.") from None
+
+
+def parse(table: dict[str, Any]) -> Surfaces:
+    """Check a parsed file."""
+    return Surfaces.model_validate(table)

@@ -1,0 +1,76 @@
+"""Prometheus metrics of one server process: calls, stages, degraded replies, impressions."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from headwater.errors import HeadwaterError
+from headwater.log import get_logger
+
+log = get_logger("serving")
+_QUIET_S = 10.0
+_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+class Telemetry:
+    """Owns its registry, so that two servers in one test process do not share counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._quiet_until: dict[str, float] = {}
+        self._calls = Counter("headwater_calls", "gRPC calls answered.", ["method", "code"], registry=self.registry)
+        self._call_seconds = Histogram(
+            "headwater_call_seconds", "Time to answer a gRPC call.", ["method"],
+            buckets=_BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self._stage_seconds = Histogram(
+            "headwater_stage_seconds", "Time in one stage of the funnel.", ["stage"],
+            buckets=_BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self._degraded = Counter(
+            "headwater_degraded", "Replies in which a stage was replaced by its fallback.", ["stage"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._impressions = Counter(
+            "headwater_impressions", "Impressions by what became of them: logged, dropped, failed.", ["outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._bundle = Gauge("headwater_bundle", "1 for the bundle that answers.", ["version"], registry=self.registry)
+
+    def call(self, method: str, code: str, seconds: float) -> None:
+        """Count one answered call."""
+        self._calls.labels(method, code).inc()
+        self._call_seconds.labels(method).observe(seconds)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, also when it fails."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stage_seconds.labels(name).observe(time.perf_counter() - started)
+
+    def degraded(self, stage: str, error: Exception | None = None) -> None:
+        """Count a fallback; its cause is logged at most once in ten seconds a stage."""
+        self._degraded.labels(stage).inc()
+        now = time.monotonic()
+        if error is not None and now >= self._quiet_until.get(stage, 0.0):
+            self._quiet_until[stage] = now + _QUIET_S
+            known = isinstance(error, HeadwaterError)
+            log.warning("degraded", stage=stage, reason=str(error), exc_info=None if known else error)
+
+    def impression(self, outcome: str) -> None:
+        """Count an impression."""
+        self._impressions.labels(outcome).inc()
+
+    def impressions(self, outcome: str) -> int:
+        """Impressions so far with this outcome."""
+        return int(self._impressions.labels(outcome)._value.get())
+
+    def bundle(self, version: str) -> None:
+        """Name the bundle that answers from now on."""
+        self._bundle.clear()
+        self._bundle.labels(version).set(1)
