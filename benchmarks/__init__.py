@@ -1,0 +1,1 @@
+"""What ``headwater bench`` measures: each subject beside a named baseline, in one run on the same data."""
