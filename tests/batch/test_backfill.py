@@ -1,0 +1,149 @@
+"""Base tiles under live ones in a real Valkey, read back and compared with Spark."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import redis
+from support.archives import START, Stored, draw, plan_with, rows_of, user_and_pair_views, write
+from support.naive import fold
+from support.tiles import tile_columns
+
+from batch.backfill import backfill
+from batch.parity import compare
+from headwater.clock import ManualClock
+from headwater.errors import DataError
+from headwater.online.codec import LIVE
+from headwater.online.keys import entity_key, project_prefix
+from headwater.online.reader import OnlineReader
+from headwater.online.writer import OnlineWriter
+from headwater.plan import DAY_MS, BatchView, Column, FeaturePlan
+from headwater.settings import Settings
+
+pytestmark = pytest.mark.integration
+PROFILE = BatchView(
+    name="profile", join_keys=("user_id",), path="", timestamp_field="event_timestamp", created_field="created",
+    columns=(Column(name="age", dtype="int64"), Column(name="share", dtype="float64")), ttl_ms=0, id="0123456789abcdef",
+)  # fmt: skip
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> tuple[Settings, list[Stored], list[Stored]]:
+    """Two days of import, then two of a stream whose arrivals are late and doubled."""
+    imported = draw(150, seed=1, late=False)
+    streamed = [
+        replace(s, event=replace(s.event, event_id="s" + s.event.event_id, event_time=s.event.event_time + 2 * DAY_MS),
+                ingest_time=s.ingest_time + 2 * DAY_MS)
+        for s in draw(150, seed=2)
+    ]  # fmt: skip
+    write(imported + streamed, Settings(state_dir=tmp_path).events_dir)
+    return Settings(state_dir=tmp_path), imported, streamed
+
+
+def test_base_and_live_tiles_read_as_spark_computes(
+    spark: Any, valkey: str, valkey_client: redis.Redis, history: tuple[Settings, list[Stored], list[Stored]]
+) -> None:
+    """And a tile that is changed is found, by feature and entity; running the backfill again changes nothing."""
+    settings, _, streamed = history
+    settings = settings.model_copy(update={"redis": valkey})
+    plan = plan_with(*user_and_pair_views(ttl_ms=30 * 3_600_000))
+    done = backfill(spark, settings, plan, now_ms=START)
+    before = _everything(valkey_client)
+    assert backfill(spark, settings, plan, now_ms=START).tiles == done.tiles > 0
+    assert _everything(valkey_client) == before
+
+    _stream(OnlineWriter(valkey_client, plan.project), plan, streamed)
+    parity = compare(spark, settings, plan, cells=3_000)
+    assert parity.cells_compared >= 3_000
+    assert (parity.cells_mismatched, parity.in_flight, parity.first) == (0, 0, None)
+
+    for key in valkey_client.scan_iter(match=project_prefix(plan.project) + b"*"):
+        valkey_client.delete(key)
+    lost = compare(spark, settings, plan, cells=300)
+    assert lost.cells_mismatched > 0
+    assert lost.first is not None
+    assert sum(lost.by_feature.values()) == lost.cells_mismatched
+    assert compare(spark, settings, plan, cells=300, fresh_after_ms=0).in_flight == lost.cells_mismatched
+
+
+def test_backfill_alone_reads_as_the_naive_window(
+    spark: Any, valkey: str, valkey_client: redis.Redis, history: tuple[Settings, list[Stored], list[Stored]]
+) -> None:
+    settings, imported, _ = history
+    (view, _) = user_and_pair_views()
+    plan = plan_with(view)
+    counted = backfill(spark, settings, plan, now_ms=START, materialize=False)
+    assert valkey_client.dbsize() == 0
+    assert backfill(spark, settings.model_copy(update={"redis": valkey}), plan, now_ms=START).tiles == counted.tiles
+
+    rows = rows_of(imported, view.join_keys)
+    now = START + 2 * DAY_MS
+    users = sorted({row.key for row in rows})
+    read = OnlineReader(valkey_client, plan, ManualClock(now)).read_views({view.name: users}, now)[view.name]
+    for at, user in enumerate(users):
+        _, values = fold(view, rows, user, now, known=False)
+        assert _told(read.values, at) == values
+
+
+def test_the_newest_ready_made_row_is_written(
+    spark: Any, valkey: str, valkey_client: redis.Redis, tmp_path: Path
+) -> None:
+    """Of rows up to now: by event time, then created time, then a total order; nulls stay null."""
+    instant = lambda day: pa.scalar(START + day * DAY_MS, pa.timestamp("ms", "UTC")).as_py()  # noqa: E731
+    rows = [
+        ("1", 0, 0, 30, 0.5), ("1", 1, 1, 31, None), ("1", 9, 9, 99, 0.9),
+        ("2", 1, 2, 40, 0.1), ("2", 1, 3, 41, 0.2), ("2", 1, 3, 42, 0.2),
+    ]  # fmt: skip
+    users, times, created, ages, shares = zip(*rows, strict=True)
+    table = pa.table({
+        "user_id": users, "age": pa.array(ages, pa.int64()), "share": shares,
+        "event_timestamp": pa.array(list(map(instant, times))), "created": pa.array(list(map(instant, created))),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "profile.parquet")
+    view = PROFILE.model_copy(update={"path": str(tmp_path / "profile.parquet")})
+    plan = plan_with(batch_views=(view,))
+    settings = Settings(state_dir=tmp_path, redis=valkey)
+    assert backfill(spark, settings, plan, now_ms=START + 5 * DAY_MS).rows == 2
+    keys = [("1",), ("2",), ("3",)]
+    read = OnlineReader(valkey_client, plan, ManualClock(START + 5 * DAY_MS)).read_views({"profile": keys})["profile"]
+    assert read.found.tolist() == [True, True, False]
+    assert _told(read.values, 0) == {"age": 31.0, "share": None}
+    assert _told(read.values, 1) == {"age": 42.0, "share": 0.2}
+
+
+def _stream(writer: OnlineWriter, plan: FeaturePlan, streamed: list[Stored]) -> None:
+    for view in plan.views:
+        for table in view.tables:
+            keys, columns, payloads = tile_columns(table, rows_of(streamed, view.join_keys), LIVE)
+            writer.write_tiles(table, view.join_keys, keys, columns, payloads)
+
+
+def _everything(client: redis.Redis) -> dict[bytes, dict[bytes, bytes]]:
+    return {key: client.hgetall(key) for key in client.scan_iter(match=entity_key(project_prefix("test"), "*", "*"))}
+
+
+def _told(values: Any, at: int) -> dict[str, Any]:
+    return {
+        name: None if not isinstance(held, list) and np.isnan(held[at]) else held[at] for name, held in values.items()
+    }
+
+
+def test_a_topic_without_history_has_no_tiles_beside_one_that_has(
+    spark: Any, history: tuple[Settings, list[Stored], list[Stored]]
+) -> None:
+    """And where no topic has any, that is said."""
+    settings, _, _ = history
+    user, pair = user_and_pair_views()
+    plan = plan_with(user, pair.model_copy(update={"source": "orders"}))
+    orders = plan.sources[0].model_copy(update={"name": "orders", "topic": "orders"})
+    both = plan.model_copy(update={"sources": (*plan.sources, orders)})
+    told: list[str] = []
+    done = backfill(spark, settings, both, now_ms=START, materialize=False, report=told.append)
+    assert (done.views, told) == (2, ["by_user", "by_pair"])
+    assert done.tiles == backfill(spark, settings, plan_with(user), now_ms=START, materialize=False).tiles > 0
+    with pytest.raises(DataError, match="orders: no archived events"):
+        backfill(spark, settings, both, now_ms=START, views=["by_pair"], materialize=False)

@@ -1,0 +1,67 @@
+"""The decision, and the scheduled job run in process; the heavy steps are stand-ins."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from batch.retrain import CHALLENGER, REFUSED, Judgement, retrain
+
+DAY_MS = 86_400_000
+NOW = 100 * DAY_MS
+
+
+@dataclass
+class Steps:
+    """Records what it was told to do."""
+
+    champion_version: str | None
+    gain: Judgement = field(default_factory=lambda: Judgement(0.01, -0.002, 0.02, 300))
+    done: list[tuple[object, ...]] = field(default_factory=list)
+
+    def train(self, until_ms: int) -> str:
+        self.done.append(("train", until_ms))
+        return "7"
+
+    def champion(self) -> str | None:
+        return self.champion_version
+
+    def judge(self, champion: str, version: str, until_ms: int) -> Judgement:
+        self.done.append(("judge", champion, version, until_ms))
+        return self.gain
+
+    def name_challenger(self, version: str) -> None:
+        self.done.append(("challenger", version))
+
+
+def test_a_better_version_becomes_challenger_on_requests_it_has_not_seen() -> None:
+    steps = Steps("3")
+    verdict = retrain(steps, NOW)
+    assert (verdict.decision, verdict.champion, verdict.requests) == (CHALLENGER, "3", 300)
+    assert steps.done == [("train", NOW - 14 * DAY_MS), ("judge", "3", "7", NOW), ("challenger", "7")]
+
+
+def test_a_version_that_is_no_better_is_refused_and_told_why() -> None:
+    steps = Steps("3", Judgement(-0.004, -0.01, 0.001, 300))
+    verdict = retrain(steps, NOW)
+    assert verdict.decision == REFUSED
+    assert "-0.0040 [-0.0100, +0.0010] against 3 over 300 newer requests" in verdict.reason
+    assert ("challenger", "7") not in steps.done
+
+
+def test_the_first_version_needs_no_champion() -> None:
+    assert retrain(Steps(None), NOW).decision == CHALLENGER
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_scheduled_job_does_the_same_in_process() -> None:
+    """The job that the schedule starts, with its own definitions but for the steps."""
+    import dagster as dg
+
+    from batch.assets import Retraining, bundle, defs, judgement, verdict
+
+    assert defs.get_schedule_def("retrain_schedule").cron_schedule == "0 3 * * *"
+    steps = Steps("3")
+    result = dg.materialize([bundle, judgement, verdict], resources={"retraining": Retraining(steps, NOW)})
+    assert result.success
+    assert result.output_for_node("verdict")["decision"] == CHALLENGER
+    assert [step for step, *_ in steps.done] == ["train", "judge", "challenger"]

@@ -1,0 +1,115 @@
+"""The real servers that tests share: one broker and one online store per session, on free loopback ports."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import prometheus_client  # noqa: F401  (before feast, which makes all registries of a process share their values)
+import pytest
+import redis
+
+from headwater.online.connect import Store, connect
+from headwater.runtime import kafka as kafka_server
+from headwater.runtime import process
+from headwater.runtime import valkey as valkey_server
+from headwater.runtime.ports import free_port
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Valkey server."""
+    folder, port = tmp_path_factory.mktemp("valkey"), free_port()
+    url = f"redis://{HOST}:{port}/0"
+    command = valkey_server.command(folder, HOST, port)
+    yield from _served(command, folder / "valkey.log", url, valkey_server.is_ready)
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Bootstrap address of a Kafka broker that has the platform's topics, with two partitions each."""
+    folder, port = tmp_path_factory.mktemp("kafka"), free_port()
+    bootstrap = f"{HOST}:{port}"
+    command = kafka_server.command(folder, HOST, port, heap_mb=320)
+    for address in _served(command, folder / "kafka.log", bootstrap, kafka_server.is_ready):
+        kafka_server.create_topics(address, partitions=2)
+        yield address
+
+
+@pytest.fixture
+def valkey_client(valkey: str) -> Iterator[redis.Redis]:
+    """Client of an empty Valkey server."""
+    with redis.Redis.from_url(valkey) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture(scope="session")
+def valkey_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[redis.Redis]]:
+    """Clients of the three primaries of a Valkey cluster, a third of the slots each."""
+    with contextlib.ExitStack() as held:
+        nodes = [held.enter_context(_node(tmp_path_factory.mktemp("node"))) for _ in range(3)]
+        first = nodes[0].connection_pool.connection_kwargs["port"]
+        for at, node in enumerate(nodes):
+            node.execute_command("CLUSTER", "ADDSLOTSRANGE", at * 5462, min(at * 5462 + 5461, 16383))
+            bus = nodes[0].config_get("cluster-port")["cluster-port"]
+            node.execute_command("CLUSTER", "MEET", HOST, first, bus)
+        deadline = time.monotonic() + 60
+        while not all(_knows_all_slots(node) for node in nodes):
+            assert time.monotonic() < deadline, nodes[0].execute_command("CLUSTER", "INFO")
+            time.sleep(0.05)
+        yield nodes
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster_url(valkey_nodes: list[redis.Redis]) -> str:
+    """URL of one node of the cluster."""
+    return f"redis://{HOST}:{valkey_nodes[1].connection_pool.connection_kwargs['port']}"
+
+
+@pytest.fixture
+def valkey_cluster(valkey_cluster_url: str, valkey_nodes: list[redis.Redis]) -> Iterator[Store]:
+    """Client of the empty cluster."""
+    for node in valkey_nodes:
+        node.flushall()
+    with connect(valkey_cluster_url) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _node(folder: Path) -> Iterator[redis.Redis]:
+    port = free_port()
+    command = [*valkey_server.command(folder, HOST, port), "--cluster-enabled", "yes"]
+    command += ["--cluster-port", str(free_port())]
+    for url in _served(command, folder / "valkey.log", f"redis://{HOST}:{port}/0", _pings):
+        with redis.Redis.from_url(url) as client:
+            yield client
+
+
+def _pings(url: str) -> bool:
+    """Whether a node answers, which is no part of a cluster yet."""
+    with redis.Redis.from_url(url) as client, contextlib.suppress(redis.RedisError):
+        return bool(client.ping())
+    return False
+
+
+def _knows_all_slots(node: redis.Redis) -> bool:
+    told: Any = node.execute_command("CLUSTER", "INFO")
+    held = told if isinstance(told, dict) else dict(line.split(":") for line in told.decode().split())
+    return (held["cluster_state"], held["cluster_slots_ok"], held["cluster_known_nodes"]) == ("ok", "16384", "3")
+
+
+def _served(command: list[str], log: Path, address: str, is_ready: Callable[[str], bool]) -> Iterator[str]:
+    server = process.spawn(command, log)
+    try:
+        deadline = time.monotonic() + 120
+        while not is_ready(address):
+            assert server.is_alive(), f"{command[0]} ended while starting:\n" + "\n".join(process.last_lines(log))
+            assert time.monotonic() < deadline, f"{command[0]} does not answer at {address}"
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.end(server)

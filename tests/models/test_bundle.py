@@ -1,0 +1,120 @@
+"""A bundle comes back as it was written, or is refused by name."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support import bundles
+
+from headwater.errors import ModelError
+from models.bundle import FILES, META, load_bundle, write_bundle
+
+
+@pytest.fixture
+def path(tmp_path):
+    bundles.write(tmp_path / "7")
+    return tmp_path / "7"
+
+
+def rewrite_meta(path, **fields):
+    held = json.loads((path / META).read_text())
+    (path / META).write_text(json.dumps(held | fields))
+
+
+def test_what_is_loaded_is_what_was_written(path):
+    given, loaded = bundles.parts(), load_bundle(path, bundles.SCHEMA_HASH)
+    users, recent = np.array([0, -1], np.int32), np.array([[3, -1], [0, 5]], np.int32)
+    features = bundles.drawn(5, 2)
+    assert loaded.version == "7"
+    assert loaded.meta.model_dump(exclude={"format_version", "version", "files"}) == bundles.trained().model_dump()
+    assert np.array_equal(loaded.encoder.encode(users, recent), given.encoder.encode(users, recent))
+    assert np.array_equal(loaded.vectors, given.encoder.items)
+    assert np.array_equal(loaded.ranker.score(features), given.ranker.score(features))
+    assert np.array_equal(loaded.calibrator(features[:, 0]), given.calibrator(features[:, 0]))
+    assert loaded.popularity.tolist() == given.popularity.tolist()
+    assert loaded.trending.tolist() == given.trending.tolist()
+    assert loaded.users.dense(["u2", "nobody", "u0"]).tolist() == [2, -1, 0]
+
+
+def test_the_catalogue_numbers_and_describes_its_items(path):
+    items = load_bundle(path).items
+    assert items.dense(["i11", "none", "i00"]).tolist() == [11, -1, 0]
+    assert items.dense([]).dtype == np.int32
+    assert items.attributes(4) == {"category": "c1", "name": "Item 4"}
+    assert items.column("category").tolist()[:3] == ["", "c1", "c2"]
+
+
+def test_the_index_holds_the_tower_s_own_vectors(path):
+    loaded = load_bundle(path)
+    assert loaded.index.search(loaded.vectors, 1)[:, 0].tolist() == list(range(bundles.N_ITEMS))
+
+
+def test_contributions_add_up_to_the_score(path):
+    ranker, features = load_bundle(path).ranker, bundles.drawn(6, 2)
+    assert np.allclose(ranker.contributions(features).sum(1), ranker.score(features), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_altered_file_is_refused_by_name(path, name):
+    held = bytearray((path / name).read_bytes())
+    held[len(held) // 2] ^= 1
+    (path / name).write_bytes(held)
+    with pytest.raises(ModelError, match=f"bundle 7: {name} was altered"):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize("name", [META, *FILES])
+def test_a_missing_file_is_refused_by_name(path, name):
+    (path / name).unlink()
+    with pytest.raises(ModelError, match=f"bundle 7: {name} is missing"):
+        load_bundle(path)
+
+
+def test_another_feature_schema_is_refused_by_name(path):
+    with pytest.raises(ModelError, match=f"{bundles.SCHEMA_HASH} of service recommend, but 1234 is applied"):
+        load_bundle(path, "1234")
+
+
+def test_an_unknown_format_is_refused(path):
+    rewrite_meta(path, format_version=99)
+    with pytest.raises(ModelError, match="format version 99"):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize("fields", [{"colour": "blue"}, {"created_ms": "soon"}])
+def test_a_malformed_description_is_refused_by_field(path, fields):
+    rewrite_meta(path, **fields)
+    with pytest.raises(ModelError, match=next(iter(fields))):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize(
+    ("others", "named"),
+    [
+        ({"encoder": bundles.encoder(n_items=5)}, "item_embeddings.npy is of 5 items, not 12"),
+        ({"popularity": np.zeros(3)}, "popularity.npy is of 3 items, not 12"),
+        ({"users": ["u0"]}, "towers.npz is of 3 users, not 1"),
+        ({"ranker": bundles.ranker(("a", "b"))}, "ranker.txt reads a, b"),
+    ],
+)
+def test_parts_that_do_not_fit_are_never_published(tmp_path, others, named):
+    with pytest.raises(ModelError, match=named):
+        write_bundle(tmp_path / "7", bundles.trained(), bundles.parts(**others))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_never_changes(path):
+    with pytest.raises(ModelError, match="bundle 7: already written"):
+        bundles.write(path)
+
+
+def test_loading_imports_no_trainer_and_no_engine(path):
+    unwanted = {"torch", "mlflow", "feast", "pyspark", "pyflink"}
+    code = (
+        "import sys; from pathlib import Path; from models.bundle import load_bundle; "
+        f"load_bundle(Path({str(path)!r})); print(*({unwanted!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,117 @@
+"""The ranker: learned by requests, stopped by later ones, the same twice."""
+
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from headwater.errors import DataError
+from models.evaluation.metrics import mean
+from models.ranking import RankerConfig, fit_ranker, importances, read_rows, split
+from models.trends import DAY_MS
+
+NAMES = ("habit", "noise", "sometimes_missing")
+CONFIG = RankerConfig(rounds=60, least_in_leaf=10, threads=1)
+
+
+def labelled(n_requests=120, n_candidates=25, seed=0) -> pa.Table:
+    """Bought with a probability that only ``habit`` decides, in an order that hides the requests."""
+    generator = np.random.default_rng(seed)
+    n = n_requests * n_candidates
+    request = np.repeat(np.arange(n_requests), n_candidates)
+    habit = generator.random(n)
+    missing = np.where(generator.random(n) < 0.3, np.nan, generator.random(n))
+    label = generator.random(n) < habit**3
+    table = pa.table(
+        {
+            "request_id": [f"r{number:03}" for number in request],
+            "item_id": [f"i{number:02}" for number in np.tile(np.arange(n_candidates), n_requests)],
+            "event_timestamp": pa.array(request * DAY_MS // 4, pa.timestamp("ms", tz="UTC")),
+            "label": label.astype(np.int8),
+            "weight": np.where(label, 1.0, 2.0).astype(np.float32),
+            "habit": habit.astype(np.float32),
+            "noise": generator.random(n).astype(np.float32),
+            "sometimes_missing": missing.astype(np.float32),
+        }
+    )
+    return table.take(generator.permutation(n))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("rows")
+    table = labelled()
+    pq.write_table(table.slice(0, 1000), directory / "part-0.parquet")
+    pq.write_table(table.slice(1000), directory / "part-1.parquet")
+    return read_rows(directory, NAMES)
+
+
+@pytest.fixture(scope="module")
+def fitted(rows):
+    return fit_ranker(rows, NAMES, CONFIG)
+
+
+def test_rows_are_read_request_by_request(rows):
+    assert np.bincount(rows.group).tolist() == [25] * 120
+    assert (np.diff(rows.group) >= 0).all()
+    assert (np.diff(rows.at_ms) >= 0).all()
+    assert rows.features.dtype == np.float32
+    assert np.isnan(rows.features[:, 2]).any()
+    assert not np.isnan(rows.features[:, :2]).any()
+
+
+def test_the_later_slice_is_later_by_the_gap(rows):
+    earlier, later = split(rows, CONFIG)
+    assert later.at_ms.min() - earlier.at_ms.max() >= CONFIG.gap // timedelta(milliseconds=1)
+    assert len(earlier.at_ms) + len(later.at_ms) < len(rows.at_ms)
+    assert np.bincount(later.group).tolist() == [25] * len(later.at_ms)
+
+
+def test_requests_too_close_to_be_parted_are_refused(rows):
+    with pytest.raises(DataError, match="parted by time"):
+        split(rows, RankerConfig(gap=timedelta(days=400)))
+
+
+def test_it_learns_what_decides(rows, fitted):
+    _, later = split(rows, CONFIG)
+    chance = mean(later.ndcg(np.random.default_rng(1).random(len(later)).astype(np.float32)))
+    learned = mean(later.ndcg(fitted.ranker.score(later.features)))
+    assert learned > chance + 0.2
+    assert learned == pytest.approx(fitted.metrics["ndcg@10"])
+    shares = importances(fitted.ranker)
+    assert next(iter(shares)) == "habit"
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_the_same_rows_give_the_same_trees(rows, fitted):
+    assert fit_ranker(rows, NAMES, CONFIG).ranker.to_text() == fitted.ranker.to_text()
+
+
+def test_it_keeps_the_trees_up_to_the_best_round(fitted):
+    assert fitted.ranker.booster.num_trees() == fitted.metrics["trees"] <= CONFIG.rounds
+
+
+def test_calibrated_scores_are_probabilities_of_being_bought(rows, fitted):
+    _, later = split(rows, CONFIG)
+    probability = fitted.calibrator(fitted.ranker.score(later.features))
+    share = np.average(later.label, weights=later.weight)
+    assert np.average(probability, weights=later.weight) == pytest.approx(share, abs=1e-6)
+    assert 0 <= fitted.metrics["calibration_error"] < 0.1
+
+
+def test_contributions_add_up_to_the_score(rows, fitted):
+    some = rows.features[:50]
+    assert np.allclose(fitted.ranker.contributions(some).sum(1), fitted.ranker.score(some), atol=1e-4)
+
+
+def test_a_missing_column_is_named(tmp_path):
+    pq.write_table(labelled().drop_columns(["habit"]), tmp_path / "part-0.parquet")
+    with pytest.raises(DataError, match="no column habit"):
+        read_rows(tmp_path, NAMES)
+
+
+def test_no_rows_are_refused(tmp_path):
+    with pytest.raises(DataError, match="headwater training-set"):
+        read_rows(tmp_path, NAMES)

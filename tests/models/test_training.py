@@ -1,0 +1,180 @@
+"""From an archive of purchases to a bundle that serving can load, by way of the commands' own functions."""
+
+import json
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from headwater.errors import DataError, ModelError
+from headwater.events import ARCHIVE_SCHEMA
+from headwater.settings import Settings
+from models import registry, training
+from models.bundle import load_bundle
+from models.comparison import compare_rankers, evaluate_rules
+from models.interactions import newest_ms, read_purchases
+from models.ranking import RankerConfig
+from models.requests import Sampling
+from models.training import Service
+from models.trends import DAY_MS
+
+N_USERS, N_ITEMS, DAYS = 24, 80, 60
+END = DAYS * DAY_MS
+SAMPLING = Sampling(horizon=timedelta(days=8), span=timedelta(days=20), requests=60, per_user=4)
+RANKER = RankerConfig(rounds=20, least_in_leaf=5, threads=1)
+SERVICE = Service("recommend", ("retrieval_score", "habit"), "0123456789abcdef")
+
+
+def purchases(seed=0) -> pd.DataFrame:
+    """Every household has ten products that it keeps buying."""
+    generator = np.random.default_rng(seed)
+    own = [generator.choice(N_ITEMS, 10, replace=False) for _ in range(N_USERS)]
+    rows = [
+        (f"u{user:02}", f"i{item:02}", day * DAY_MS + user)
+        for day in range(1, DAYS, 2)
+        for user in range(N_USERS)
+        for item in np.unique([*generator.choice(own[user], 3), generator.integers(N_ITEMS)])
+    ]
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "event_time"])
+
+
+def archive(directory, frame: pd.DataFrame, name="import-0", event_type="purchase", late_ms=0) -> None:
+    """Write events as the archive holds them, by day."""
+    n = len(frame)
+    table = pa.table(
+        {
+            "event_id": [f"{name}-{number}" for number in range(n)], "event_type": [event_type] * n,
+            "event_time": frame["event_time"], "user_id": frame["user_id"], "item_id": frame["item_id"],
+            "session_id": pa.nulls(n, pa.string()), "request_id": pa.nulls(n, pa.string()),
+            "position": pa.nulls(n, pa.int32()), "value": pa.nulls(n, pa.float64()),
+            "context": pa.array([[]] * n, pa.map_(pa.string(), pa.string())),
+            "ingest_time": frame["event_time"] + late_ms, "partition": pa.array([-1] * n, pa.int32()),
+            "offset": pa.array(range(n), pa.int64()),
+        },
+        schema=ARCHIVE_SCHEMA,
+    )  # fmt: skip
+    days = pd.to_datetime(frame["event_time"], unit="ms").dt.strftime("%Y-%m-%d").to_numpy()
+    for day in np.unique(days):
+        (directory / f"date={day}").mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.filter(pa.array(days == day)), directory / f"date={day}" / f"{name}.parquet")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("home")
+    ids = [f"i{item:02}" for item in range(N_ITEMS + 5)]
+    kinds = [f"c{item % 8}" for item in range(N_ITEMS + 5)]
+    pq.write_table(
+        pa.table({"item_id": ids, "department": ["food"] * len(ids), "category": kinds, "brand": ["own"] * len(ids),
+                  "name": [f"Item {number}" for number in ids]}),
+        directory / "items.parquet",
+    )  # fmt: skip
+    pq.write_table(pa.table({"user_id": ["u00", "u01"], "age": [2, None]}), directory / "users.parquet")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Settings:
+    made = Settings(state_dir=tmp_path_factory.mktemp("state"))
+    archive(made.events_dir, purchases())
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(settings, home):
+    """Towers, requests, and rows with two stand-ins for features."""
+    training.train_retriever(settings, home, SAMPLING.start_ms(newest_ms(settings.events_dir)), passes=10)
+    requests = training.draw_training_requests(settings, END, SAMPLING)
+    rows = training.paths_of(settings).rows
+    rows.mkdir()
+    habit = requests["from_buy_it_again"].cast(pa.float32())
+    pq.write_table(requests.append_column("habit", habit), rows / "part-0.parquet")
+    return training.train_ranker(settings, SERVICE, created_ms=END + 5, known_until_ms=END, config=RANKER)
+
+
+def test_the_bundle_says_where_it_comes_from(settings, trained):
+    meta, _ = trained
+    assert meta.version == "1"
+    assert meta.created_ms == END + 5
+    assert meta.feature_names == SERVICE.feature_names
+    assert meta.feature_schema_hash == SERVICE.schema_hash
+    assert meta.training_end_ms == newest_ms(settings.events_dir) + 1
+    assert meta.metrics["requests"] == 60
+    assert registry.read_aliases(settings) == {}  # training promotes nobody
+
+
+def test_what_was_trained_is_what_is_loaded(settings, trained):
+    meta, fitted = trained
+    bundle = load_bundle(settings.bundles_dir / meta.version, SERVICE.schema_hash)
+    some = np.array([[0.5, 1], [0.1, 0]], np.float32)
+    assert np.array_equal(bundle.ranker.score(some), fitted.ranker.score(some))
+    assert len(bundle.items) == N_ITEMS + 5
+    assert bundle.popularity.shape == bundle.trending.shape == (N_ITEMS + 5,)
+    assert bundle.popularity[-5:].tolist() == [0] * 5
+    vector = bundle.encoder.encode(np.array([3], np.int32), np.array([[1, 2, -1]], np.int32))
+    assert (bundle.index.search(vector, 5) >= 0).all()
+
+
+def test_a_second_training_names_its_parent_and_loses_to_nobody(settings, trained):
+    registry.promote(settings, "1")
+    meta, _ = training.train_ranker(settings, SERVICE, END + 9, END, RANKER)
+    assert (meta.version, meta.parent) == ("2", "1")
+    bundles = [load_bundle(settings.bundles_dir / version) for version in ("1", "2")]
+    comparison = compare_rankers(training.paths_of(settings).rows, *bundles)
+    assert comparison.gain.mean == 0
+    assert not comparison.is_better
+
+
+def test_bundles_of_different_features_are_not_compared(settings, trained):
+    other = Service("recommend", SERVICE.feature_names, "f" * 16)
+    meta, _ = training.train_ranker(settings, other, END, END, RANKER)
+    bundles = [load_bundle(settings.bundles_dir / version) for version in ("1", meta.version)]
+    with pytest.raises(ModelError, match="different feature schemas"):
+        compare_rankers(training.paths_of(settings).rows, *bundles)
+
+
+def test_retrieval_knows_nothing_of_the_requests(settings, trained):
+    held = json.loads((training.paths_of(settings).retriever / "retriever.json").read_text())
+    requests = training.draw_training_requests(settings, END, SAMPLING)
+    assert held["cutoff_ms"] <= requests["request_time"].to_numpy().min()
+
+
+def test_a_retriever_that_has_seen_the_answers_is_refused(settings, trained):
+    with pytest.raises(ModelError, match="has seen purchases"):
+        training.draw_training_requests(settings, END - 3 * DAY_MS, SAMPLING)
+
+
+def test_a_clock_ahead_of_the_archive_asks_about_the_archives_end(settings, trained):
+    newest = newest_ms(settings.events_dir) + 1
+    ahead = training.draw_training_requests(settings, END + 900 * DAY_MS, SAMPLING)
+    assert ahead["request_time"].to_numpy().max() < SAMPLING.end_ms(newest)
+
+
+def test_habit_beats_popularity_where_there_is_habit(settings, home, trained):
+    scores = evaluate_rules(settings, home, END - 10 * DAY_MS)
+    assert scores["own_frequency"]["ndcg@10"] > scores["popularity"]["ndcg@10"] + 0.2
+    assert scores["retrieval_only"]["ndcg@10"] > scores["popularity"]["ndcg@10"]
+    assert scores["users"] == N_USERS
+
+
+def test_copies_late_events_and_other_types_do_not_count(tmp_path):
+    frame = purchases().head(40)
+    archive(tmp_path, frame)
+    copies = tmp_path / "date=1970-01-02"
+    pq.write_table(pq.read_table(copies / "import-0.parquet"), copies / "again.parquet")
+    archive(tmp_path, frame, "views", event_type="view")
+    archive(tmp_path, frame, "late", late_ms=100 * DAY_MS)
+    assert len(read_purchases(tmp_path, END)) == 80
+    assert len(read_purchases(tmp_path, END, known_ms=END)) == 40
+    latest = int(frame["event_time"].max())
+    assert newest_ms(tmp_path) == latest
+    assert read_purchases(tmp_path, latest)["event_time"].max() < latest
+
+
+def test_an_empty_archive_is_refused(tmp_path):
+    for read in (newest_ms, lambda directory: read_purchases(directory, END)):
+        with pytest.raises(DataError, match="no events"):
+            read(tmp_path)

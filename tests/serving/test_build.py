@@ -1,0 +1,193 @@
+"""A bundle as training writes it, served: from the files on disk to a list over gRPC."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import lightgbm
+import numpy as np
+import pyarrow as pa
+import pytest
+import redis
+
+from headwater.clock import StoredClock
+from headwater.errors import ConfigError, ModelError
+from headwater.plan import DAY_MS, FeaturePlan
+from headwater.settings import Settings, addresses
+from models.bundle import Parts, Trained, write_bundle
+from models.calibration import Calibrator
+from models.candidates import SOURCES
+from models.encoder import UserEncoder, unit
+from models.ranker import Ranker
+from serving import server as serving_server
+from serving.build import Builder, build_recommender
+from serving.client import Client
+from serving.impressions import Discard
+from serving.surfaces import load_surfaces
+from serving.telemetry import Telemetry
+from serving.tracking import KafkaLog
+
+N, DIM, NOW = 60, 8, 400 * DAY_MS
+
+SURFACES = """
+[features]
+ranker = "recommend"
+user = "user_id"
+item = "item_id"
+own = "user_item"
+own_weight = "user_item_purchases"
+own_newest = "user_item_newest"
+[features.attributes]
+category = "category"
+[surfaces.home]
+limit = 10
+diversity = 0.0
+seen = "keep"
+sources = { buy_it_again = 10, two_tower = 10, popular = 10, trending = 5 }
+[[reasons]]
+feature = "user_item_purchases"
+at_least = 1
+text = "bought {value:.0f} times"
+"""
+
+
+def trained_ranker(names: tuple[str, ...]) -> Ranker:
+    """Trees that learned one thing: own purchases (the third column) matter."""
+    rng = np.random.default_rng(3)
+    features = rng.integers(0, 10, (400, len(names))).astype(np.float32)
+    data = lightgbm.Dataset(features, features[:, 2].copy(), feature_name=list(names))
+    options = {"verbosity": -1, "num_leaves": 7, "min_data_in_leaf": 5, "num_threads": 1, "seed": 3}
+    return Ranker(lightgbm.train(options, data, 20))
+
+
+def tower() -> UserEncoder:
+    rng = np.random.default_rng(5)
+
+    def drawn(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    return UserEncoder(
+        items=unit(drawn(N, DIM)), user=drawn(3, DIM), traits=np.zeros((3, 1), np.int32), trait=drawn(1, DIM),
+        hidden=drawn(3 * DIM, 4), hidden_bias=drawn(4), out=drawn(4, DIM), out_bias=drawn(DIM),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def write(settings: Settings, plan: FeaturePlan) -> Callable[..., Path]:
+    """``write(version)`` publishes a bundle of 60 items and two users."""
+    (settings.repo / "surfaces.toml").write_text(SURFACES)
+    plan.model_copy(update={"repo": str(settings.repo)}).save(settings.manifest_path)
+
+    def publish(version: str, schema_hash: str = plan.schema_hash("recommend")) -> Path:
+        names = plan.service("recommend").names
+        items = pa.table({
+            "item_id": [f"i{n}" for n in range(N)], "name": [f"Item {n}" for n in range(N)],
+            "category": [f"c{n % 6}" for n in range(N)],
+        })  # fmt: skip
+        parts = Parts(
+            tower(), items, ["u1", "u2"], trained_ranker(names), Calibrator(np.array([0.0, 10]), np.array([0.1, 0.9])),
+            popularity=np.arange(N, 0, -1), trending=np.arange(N),
+        )  # fmt: skip
+        trained = Trained(
+            created_ms=NOW, service="recommend", feature_schema_hash=schema_hash, feature_names=names,
+            training_start_ms=0, training_end_ms=NOW, data_hash="d",
+        )  # fmt: skip
+        folder = settings.bundles_dir / version
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_bundle(folder, trained, parts)
+        return folder
+
+    return publish
+
+
+@pytest.fixture
+def running(settings, valkey_client, valkey) -> Iterator[Client]:
+    """The server with its own parts but for Kafka."""
+    store = redis.Redis.from_url(valkey)
+    clock = StoredClock(store)
+    clock.set(NOW, speed=0.0)
+    telemetry = Telemetry()
+    build = Builder(store, clock, Discard(), telemetry).build
+    server = serving_server.Server(
+        settings, serving_server.Parts(store, clock, KafkaLog("127.0.0.1:1"), telemetry, build)
+    )
+    server.start()
+    with Client(addresses(settings).grpc) as client:
+        yield client
+    server.close()
+
+
+@pytest.mark.integration
+def test_a_written_bundle_is_served(write, promote, running, valkey_client, put, until):
+    put(valkey_client, "user_item", {("u1", "i5"): 9, ("u1", "i8"): 1})
+    write("v1")
+    promote("v1")
+    until(lambda: _version(running) == "v1", "the bundle")
+    ranked = running.recommend("u1", limit=5)
+    assert ranked.degraded == ()
+    assert ranked.items[0].item_id == "i5"
+    assert ranked.items[0].reasons == ("bought 9 times",)
+    assert ranked.items[0].attributes == {"name": "Item 5", "category": "c5"}
+    assert 0.1 < ranked.items[0].score <= 0.9
+    assert {source for item in ranked.items for source in item.sources} & {"two_tower", "popular", "trending"}
+    assert len(running.similar("i5", 4).items) == 4
+
+
+@pytest.mark.integration
+def test_no_request_fails_while_real_bundles_are_swapped(write, promote, running, until):
+    for version in ("v1", "v2", "v3"):
+        write(version)
+    promote("v1")
+    until(lambda: _version(running) == "v1", "the first bundle")
+    seen: set[str] = set()
+    stop = Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            ranked = running.recommend("u2")
+            assert len(ranked.items) == 10
+            assert ranked.degraded == ()
+            seen.add(ranked.bundle_version)
+
+    with ThreadPoolExecutor(2) as pool:
+        askers = [pool.submit(ask) for _ in range(2)]
+        for version in ("v2", "v3", "v1"):
+            seen.discard(version)
+            promote(version)
+            until(lambda version=version: version in seen or any(a.done() for a in askers), version)
+        stop.set()
+        for asker in askers:
+            asker.result()
+    assert seen == {"v1", "v2", "v3"}
+
+
+def test_a_bundle_of_other_features_is_refused_by_name(write, promote, settings):
+    write("old", schema_hash="0" * 16)
+    promote("old")
+    with pytest.raises(ModelError, match="old"):
+        build_recommender(settings)
+
+
+def test_a_source_that_the_file_misspells_is_named(write, settings):
+    write("v1")
+    (settings.repo / "surfaces.toml").write_text(SURFACES.replace("trending = 5", "trendy = 5"))
+    with pytest.raises(ConfigError, match="trendy"):
+        build_recommender(settings, "v1")
+
+
+def test_without_a_promoted_bundle_the_next_step_is_named(settings):
+    with pytest.raises(ModelError, match="headwater train"):
+        build_recommender(settings)
+
+
+def _version(client: Client) -> str:
+    try:
+        return client.recommend("u1").bundle_version
+    except ModelError:
+        return ""
+
+
+def test_the_home_surface_draws_what_the_ranker_learned_on(tmp_path):
+    home = load_surfaces(tmp_path).surfaces["home"]
+    assert list(home.sources.items()) == list(SOURCES.items())

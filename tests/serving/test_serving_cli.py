@@ -1,0 +1,75 @@
+"""``headwater recommend`` and ``headwater features`` against a server in this process."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+import typer
+from typer.testing import CliRunner
+
+from headwater.errors import UnavailableError
+from headwater.settings import get_settings
+from serving import cli
+from serving.server import Parts, Server
+from serving.telemetry import Telemetry
+from serving.tracking import KafkaLog
+
+runner = CliRunner()
+app = typer.Typer()
+for command in (cli.recommend, cli.features, cli.serve):
+    app.command()(command)
+
+
+@pytest.fixture
+def environment(settings, monkeypatch) -> Iterator[None]:
+    """Point the commands at this test's server."""
+    monkeypatch.setenv("HEADWATER_GRPC_PORT", str(settings.grpc_port))
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def served(settings, environment, clock, valkey, funnel, promote) -> Iterator[None]:
+    store = redis.Redis.from_url(valkey)
+    build_funnel: Callable[..., object] = lambda plan, folder: funnel(store)  # noqa: E731
+    promote("v1")
+    server = Server(settings, Parts(store, clock, KafkaLog("127.0.0.1:1"), Telemetry(), build_funnel))
+    server.start()
+    yield
+    server.close()
+
+
+@pytest.mark.integration
+def test_recommend_prints_one_object_or_a_table_with_names_and_reasons(served, valkey_client, put):
+    put(valkey_client, "user_item", {("u1", "i5"): 2})
+    done = runner.invoke(app, ["recommend", "--user", "u1", "--limit", "3", "--json"])
+    told = json.loads(done.stdout)
+    assert [item["position"] for item in told["items"]] == [1, 2, 3]
+    assert told["items"][0]["item_id"] == "i5"
+    assert told["degraded"] == []
+    shown = runner.invoke(app, ["recommend", "--user", "u1"]).stdout
+    assert "Item 5" in shown
+    assert "bought 2" in shown
+
+
+@pytest.mark.integration
+def test_features_prints_values_with_their_instant(served, valkey_client, put, clock):
+    put(valkey_client, "user_activity", {("u1",): 7})
+    entities = ["--entity", "user_id=u1", "--entity", "item_id=i1", "--entity", "category=c1"]
+    done = runner.invoke(app, ["features", "--service", "recommend", *entities, "--json"])
+    told = json.loads(done.stdout)
+    assert told["user_purchases"] == 7
+    assert (told["at"], told["found"]) == (clock.now_ms(), True)
+
+
+def test_without_a_server_one_sentence_says_what_to_start(environment):
+    done = runner.invoke(app, ["recommend", "--user", "u1"])
+    assert isinstance(done.exception, UnavailableError)
+    assert "headwater up" in str(done.exception)
+
+
+def test_an_entity_that_is_no_pair_is_misuse(environment):
+    done = runner.invoke(app, ["features", "--service", "recommend", "--entity", "u1"])
+    assert done.exit_code == 2

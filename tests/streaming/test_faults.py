@@ -1,0 +1,149 @@
+"""Parts killed, stopped and starved in the middle of a stream: every tile equals what Python folds of what was sent."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+from support import doomed_job
+from support.parts import Platform, draw, events_sent, until
+
+from headwater.errors import UnavailableError
+from headwater.runtime import process
+from headwater.runtime.parts import environment
+from headwater.runtime.ready import is_marked
+from streaming import progress
+from streaming.job import newest_checkpoint
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+EVENTS = events_sent(200_000)
+MIDDLE = EVENTS // 20
+"""Tiles after which a part is killed: there are at least twice as many as events in a tenth of the stream."""
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory):
+    running = Platform(tmp_path_factory.mktemp("platform"))
+    running.start()
+    yield running
+    running.stop()
+
+
+def sent_and_begun(platform, name):
+    """A stream in Kafka of which the job has written a part."""
+    sent, before = draw(name, EVENTS), platform.writes()
+    platform.send(sent)
+    platform.in_the_middle(before, MIDDLE)
+    assert platform.status()["unread"] > 0 or platform.status()["lag"] > 0
+    return sent
+
+
+def test_the_flink_jvm_is_killed(platform):
+    """Its part ends and is named with its last lines; started again, it goes on from its checkpoint."""
+    sent = sent_and_begun(platform, "jvm")
+    orphans = platform.workers()
+    platform.jvm().kill()
+    until(lambda: not platform.part("stream").ready)
+    until(lambda: platform.part("stream").last_log)
+    assert "the JVM has ended" in platform.part("stream").last_log[-1]
+    assert platform.status()["state"] == "STOPPED"
+    assert not [worker for worker in orphans if worker.is_running()]
+    platform.start()
+    platform.catch_up()
+    platform.expect_exactly(sent)
+
+
+def test_a_python_worker_is_killed(platform):
+    """Flink starts the job again by itself; meanwhile it does not say that it runs."""
+    sent = sent_and_begun(platform, "worker")
+    victim = platform.workers()[0]
+    victim.kill()
+    until(lambda: not platform.part("stream").ready)
+    until(lambda: platform.status()["restarts"] >= 1)
+    until(lambda: platform.part("stream").ready)
+    assert platform.status()["state"] == "RUNNING"
+    assert platform.status()["last_failure"]
+    platform.catch_up()
+    platform.expect_exactly(sent)
+
+
+@pytest.mark.parametrize("name", ["valkey", "kafka"])
+def test_a_server_is_killed(platform, name):
+    """Nothing that was acknowledged is lost with it, and the job goes on without being started again."""
+    sent, job = sent_and_begun(platform, name), platform.pid("stream")
+    psutil.Process(platform.pid(name)).kill()
+    until(lambda: not platform.part(name).ready)
+    time.sleep(3)  # the job meets a server that is not there
+    platform.start(name)
+    platform.catch_up()
+    assert platform.pid("stream") == job
+    platform.expect_exactly(sent)
+
+
+def test_the_store_does_not_answer_for_half_a_minute(platform):
+    sent = sent_and_begun(platform, "frozen")
+    store, restarts = psutil.Process(platform.pid("valkey")), platform.status()["restarts"]
+    store.send_signal(signal.SIGSTOP)
+    try:
+        time.sleep(30)
+    finally:
+        store.send_signal(signal.SIGCONT)
+    platform.catch_up()
+    assert platform.status()["restarts"] == restarts
+    platform.expect_exactly(sent)
+
+
+def test_no_room_for_checkpoints(platform):
+    """Features go on being written, the reason is told, and the next checkpoint with room completes."""
+    sent = sent_and_begun(platform, "room")
+    jvm = platform.jvm()
+    _, most = jvm.rlimit(psutil.RLIMIT_FSIZE)
+    jvm.rlimit(psutil.RLIMIT_FSIZE, (1_000, most))  # as a full disk, each write beyond fails
+    try:
+        assert not progress.wait_until_caught_up(platform.settings, 10)
+        until(lambda: platform.status()["checkpoint"]["problem"])
+        assert platform.status()["state"] == "RUNNING"
+        until(lambda: "checkpoints_fail" in platform.log())
+        assert str(platform.settings.checkpoints_dir) in platform.log()
+    finally:
+        jvm.rlimit(psutil.RLIMIT_FSIZE, (most, most))
+    platform.catch_up()
+    assert platform.status()["checkpoint"]["problem"] is None
+    platform.expect_exactly(sent)
+
+
+def test_the_newest_checkpoint_is_corrupt(platform):
+    """The start is refused by its name; without it the job goes on from an earlier one, or anew."""
+    sent = sent_and_begun(platform, "corrupt")
+    platform.stop("stream")
+    newest = newest_checkpoint(platform.settings.checkpoints_dir)
+    metadata = newest / "_metadata"
+    metadata.write_bytes(metadata.read_bytes()[:-40])
+    with pytest.raises(UnavailableError, match="stream: ended while starting") as refused:
+        platform.start()
+    assert str(newest) in str(refused.value)
+    assert "remove its folder" in str(refused.value)
+    shutil.rmtree(newest)
+    platform.start()
+    platform.catch_up()
+    platform.expect_exactly(sent)
+
+
+def test_the_task_manager_is_gone(platform, tmp_path):
+    """Flink would wait for another, which a mini-cluster never starts: the process ends and says why."""
+    platform.stop("stream")
+    log = tmp_path / "doomed.log"
+    doomed = process.spawn([sys.executable, doomed_job.__file__], log, environment(platform.settings))
+    try:
+        until(lambda: is_marked(platform.settings, "stream", doomed.pid))
+        os.kill(doomed.pid, signal.SIGUSR1)
+        until(lambda: not is_marked(platform.settings, "stream", doomed.pid))
+        assert platform.status()["state"] != "RUNNING"
+        until(lambda: not doomed.is_alive())
+    finally:
+        process.end(doomed)
+    assert "NO_TASK_MANAGER" in process.last_lines(log)[-1]
