@@ -19,11 +19,13 @@ def configure_logging(level: str = "info") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),  # Flink's workers have a ``print`` of their own
         cache_logger_on_first_use=True,
     )
 
 
 def get_logger(name: str) -> Any:
-    """Return a bound logger that carries its room's name."""
+    """Return a bound logger that carries its room's name; a process without a configuration gets the default."""
+    if not structlog.is_configured():
+        configure_logging()
     return structlog.get_logger(room=name)
