@@ -1,7 +1,7 @@
 """All that touches pyflink: the environment a job runs in, and the sink as a function of its SQL."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,9 @@ from pyflink.table import DataTypes, StreamTableEnvironment
 from pyflink.table.udf import ScalarFunction, udf
 from pyflink.util.exceptions import JavaException
 
-from headwater.avro import decoder
 from headwater.errors import UnavailableError
-from headwater.plan import Source
 from streaming.health import BEAT_STATEMENTS, root_cause
+from streaming.reading import RecordReader
 from streaming.sink import TileSink
 from streaming.sql import Program
 
@@ -53,20 +52,16 @@ class BeatFunction(ScalarFunction):  # type: ignore[misc]
         return pd.Series(np.full(len(beats), self._sink.beat(self._sink.program.kafka.group), np.int64))
 
 
-class AvroFunction(ScalarFunction):  # type: ignore[misc]
-    """Avro records as JSON, an Arrow batch at a time; nothing for what is none or is too long."""
+class ReadFunction(ScalarFunction):  # type: ignore[misc]
+    """Records of a topic as typed rows, an Arrow batch at a time; nulls for what does not count."""
 
-    def __init__(self, source: Source, max_event_bytes: int) -> None:
-        self._source, self._max_event_bytes = source, max_event_bytes
-        self._decode: Callable[[bytes], bytes | None] | None = None
+    def __init__(self, reader: RecordReader) -> None:
+        self._reader = reader
 
-    def eval(self, records: Any) -> "pd.Series[Any]":
-        """Decode a batch of values."""
-        if self._decode is None:
-            assert self._source.avro_schema is not None
-            self._decode = decoder(self._source.avro_schema, tuple(name for name, _ in self._source.columns))
-        decode, most = self._decode, self._max_event_bytes
-        return pd.Series([None if raw is None or len(raw) > most else decode(raw) for raw in records], dtype=object)
+    def eval(self, keys: Any, values: Any, ingest_ms: Any) -> pd.DataFrame:
+        """Read a batch of records."""
+        columns = self._reader.read(keys.tolist(), values.tolist(), ingest_ms.tolist())
+        return pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in columns.items()}, copy=False)
 
 
 def start(program: Program, redis_url: str, options: Mapping[str, str]) -> Any:
@@ -103,15 +98,20 @@ def prepare(program: Program, options: Mapping[str, str]) -> Any:
     for name, value in {"python.executable": sys.executable, **options}.items():
         configuration.set_string(name, value)
     environment = StreamTableEnvironment.create(StreamExecutionEnvironment.get_execution_environment(configuration))
-    for name, source in program.decoding.items():
-        decode = AvroFunction(source, program.kafka.max_event_bytes)
-        environment.create_temporary_function(name, udf(decode, result_type=DataTypes.BYTES(), func_type="pandas"))
-    _execute(environment, program.topics)
-    _hand_on(environment, program.decoded)
-    _execute(environment, program.reading)
-    _hand_on(environment, program.streams)
-    _execute(environment, program.folding)
+    for name, reader in program.readers.items():
+        read = udf(ReadFunction(reader), result_type=_row_type(reader), func_type="pandas")
+        environment.create_temporary_function(name, read)
+    for statement in program.views:
+        environment.execute_sql(statement)
     return environment
+
+
+def _row_type(reader: RecordReader) -> Any:
+    kinds = {
+        "STRING": DataTypes.STRING(), "BIGINT": DataTypes.BIGINT(), "INT": DataTypes.INT(),
+        "DOUBLE": DataTypes.DOUBLE(), "BOOLEAN": DataTypes.BOOLEAN(),
+    }  # fmt: skip
+    return DataTypes.ROW([DataTypes.FIELD(name, kinds[kind]) for name, kind in reader.types.items()])
 
 
 def job_id(client: Any) -> str:
@@ -134,15 +134,3 @@ def failure(client: Any) -> str | None:
     except (Py4JError, OSError):
         return "the JVM has ended; flink.log beside this log says why, unless it was killed"
     return f"the job is {state}"
-
-
-def _execute(environment: Any, statements: Iterable[str]) -> None:
-    for statement in statements:
-        environment.execute_sql(statement)
-
-
-def _hand_on(environment: Any, streams: Mapping[str, str]) -> None:
-    """Let views go on as streams of other names."""
-    for view, stream in streams.items():
-        rows = environment.to_data_stream(environment.from_path(view))
-        environment.create_temporary_view(stream, environment.from_data_stream(rows))

@@ -1,35 +1,34 @@
-r"""From the bytes on a topic to the events that count, in Flink SQL.
+"""From the bytes on a topic to the events that count, by the very functions that the archive judges them with.
 
-The rules are those of :mod:`headwater.events` for the platform's envelope and of :mod:`headwater.records` for any other
-topic, once more.
-
-Flink's JSON format reads 5 as the text "5", "12" as the number 12 and two objects as the first of them, so the stream
-would fold what the archive refuses. Here a record is parsed into a VARIANT and each field is taken as the JSON text
-that it is, from which its type is plain: a text begins with a quote.
-
-``CROSS JOIN UNNEST(ARRAY[x]) AS t(y)`` computes x once. Flink writes an expression out wherever it is used, so that a
-record would else be parsed anew for each of its fields.
+A batch of records crosses into Python once, as Arrow. What comes back is typed: the columns that some view reads, the
+event's id, time and hash; a refused record is a row of nulls. So there is one implementation of the rules of
+:mod:`headwater.events` and :mod:`headwater.records`, for every format. Nothing here imports Flink.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter, itemgetter
+from typing import Any
 
 from headwater.avro import MAP
-from headwater.events import EVENT_SCHEMA, EVENT_TYPE_PATTERN, MAX_ABS_VALUE
+from headwater.events import EVENT_SCHEMA, BadRecord, EventLimits, event_hash, parse_event
 from headwater.plan import Source
-from headwater.records import ENVELOPE, INTEGERS, is_envelope
+from headwater.records import ENVELOPE, is_envelope, parse_record
 
-_TYPES = {"string": "STRING", "bigint": "BIGINT", "int": "INT", "double": "DOUBLE", "boolean": "BOOLEAN"}
-_BACKSLASH, _QUOTE, _LOST = "\\", '"', "\ufffd"
-_END = '"hw_end"'
-"""Put behind a record's object, as the second element of a list of two."""
-_SPACE = r"[ \t\n\r]*"
-_OBJECT = rf"^{_SPACE}\{{[\s\S]*\}}{_SPACE}$"
-_FRACTION = rf'"(event_time|position)"{_SPACE}:{_SPACE}-?[0-9]+[.eE]'
-_ESCAPE = r"(?<!\\)(?:\\\\)*\\u[dD]"
-"""Of a surrogate: a backslash that is not itself escaped."""
-_HALF_PAIR = (
-    rf"{_ESCAPE}[89abAB][0-9a-fA-F]{{2}}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{{2}}){_ESCAPE}[c-fC-F]"
-)
+_TYPES = {
+    "string": "STRING",
+    "bigint": "BIGINT",
+    "int": "INT",
+    "double": "DOUBLE",
+    "boolean": "BOOLEAN",
+    MAP: "BOOLEAN",
+}
+MARKS = {"hw_id": "STRING", "hw_time": "BIGINT", "hw_hash": "BIGINT", "hw_ingest": "BIGINT"}
+"""What is read of every record: its id as text, its event time, cut to the ingest time where the sender's clock is
+ahead, 48 bits of the id's MD5, and the ingest time."""
+PLACE = ("hw_partition", "hw_offset")
+"""Where a record lies in its topic; carried along beside what is read of it."""
 assert list(ENVELOPE) == EVENT_SCHEMA.names
 
 
@@ -40,7 +39,11 @@ def columns_of(source: Source) -> dict[str, str]:
 
 
 def kafka_table(table: str, topic: str, bootstrap: str, group: str) -> str:
-    """Declare a topic as a table of undecoded records."""
+    """Declare a topic as a table of undecoded records.
+
+    Metadata is NOT NULL: else Flink casts it in one place and not in another, finds two calls of the function that
+    reads records unlike, and reads each record twice.
+    """
     options = {
         "connector": "kafka", "topic": topic, "properties.bootstrap.servers": bootstrap,
         "properties.group.id": group, "scan.startup.mode": "earliest-offset", "key.format": "raw",
@@ -49,78 +52,24 @@ def kafka_table(table: str, topic: str, bootstrap: str, group: str) -> str:
     listed = ", ".join(f"{text(key)} = {text(value)}" for key, value in options.items())
     return (
         f"CREATE TEMPORARY TABLE `{table}` (`hw_key` BYTES, `hw_value` BYTES, "
-        f"`hw_timestamp` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp') WITH ({listed})"
+        "`hw_timestamp` TIMESTAMP_LTZ(3) NOT NULL METADATA FROM 'timestamp', "
+        "`hw_partition` INT NOT NULL METADATA FROM 'partition', "
+        f"`hw_offset` BIGINT NOT NULL METADATA FROM 'offset') WITH ({listed})"
     )
 
 
-def parsed(table: str, source: Source, entries: Sequence[tuple[str, str]], max_event_bytes: int | None) -> str:
-    """Take each field of a record as JSON text; an absent field is NULL, a null one the text ``null``.
-
-    Parameters
-    ----------
-    entries
-        (map column, key) for each entry of a map that some view reads; it becomes the column ``column.key``.
-    max_event_bytes
-        Length above which a record is not read; ``None`` where that has been seen to.
-    """
-    fields = {column: f"JSON_STRING({_field(column)})" for column in columns_of(source)}
-    held = {entry(column, key): _entry_of(column, key) for column, key in entries}
-    decoded = "DECODE(`hw_value`, 'UTF-8')"
-    if max_event_bytes is not None:
-        decoded = f"CASE WHEN {_bytes('`hw_value`')} <= {max_event_bytes} THEN {decoded} END"
-    lossless = f"(d.`text` NOT LIKE '%{_LOST}%' OR ENCODE(d.`text`, 'UTF-8') = r.`hw_value`)"
-    # By itself, what follows an object would be ignored. Here it is an error, or the end is not where it was put.
-    is_object = f"{_regexp('d.`text`', _OBJECT)} AND {lossless}"
-    end = text(f",{_END}]")
-    variant = f"CASE WHEN {is_object} THEN TRY_PARSE_JSON('[' || d.`text` || {end}, TRUE) END"
-    whole = f"JSON_STRING(p.`j`[2]) = {text(_END)}"
-    whole += f" AND NOT {_regexp('d.`text`', _HALF_PAIR)}"
-    if is_envelope(source):
-        whole += f" AND NOT {_regexp('d.`text`', _FRACTION)}"
-    ingest = "EXTRACT(EPOCH FROM r.`hw_timestamp`) * 1000 + EXTRACT(MILLISECOND FROM r.`hw_timestamp`)"
-    taken = _once(fields, "f") + (_once(held, "g") if held else "")
-    columns = "f.*, g.*" if held else "f.*"
-    return (
-        f"SELECT {columns}, d.`hw_ingest`, (r.`hw_key` IS NOT NULL AND {_bytes('r.`hw_key`')} > 0) AS `hw_keyed` "
-        f"FROM `{table}` AS r{_once({'text': decoded, 'hw_ingest': ingest}, 'd')}{_once({'j': variant}, 'p')}{taken} "
-        f"WHERE {whole}"
-    )
+def judged(table: str, function: str) -> str:
+    """Call the function that reads records, once a record; its row is the column ``hw_read``."""
+    ingest = "EXTRACT(EPOCH FROM `hw_timestamp`) * 1000 + EXTRACT(MILLISECOND FROM `hw_timestamp`)"
+    place = ", ".join(map(name, PLACE))
+    return f"SELECT {function}(`hw_key`, `hw_value`, {ingest}) AS `hw_read`, {place} FROM `{table}`"
 
 
-def clean(view: str, source: Source, needed: Sequence[str], max_clock_skew_ms: int, horizon_ms: int | None) -> str:
-    """Keep the records that count, their fields typed, a sender's lead over the arrival cut.
-
-    Parameters
-    ----------
-    needed
-        Columns to keep, entries of maps as ``column.key``.
-    """
-    kinds = columns_of(source)
-    at, ingest = value(source.event_time, "bigint"), "`hw_ingest`"
-    rules = [*(_is_filled(column) for column in (source.event_id, source.key)), f"{at} >= 0"]
-    rules.append(f"{at} - {ingest} <= {max_clock_skew_ms}")
-    if horizon_ms is not None:
-        rules.append(f"{ingest} - {at} <= {horizon_ms}")
-    rules += _envelope_rules() if is_envelope(source) else _column_rules(source)
-    typed = {column: value(column, kinds.get(column, "string")) for column in needed}
-    typed |= {"hw_ingest": ingest, "hw_time": f"LEAST({at}, {ingest})", "hw_id": _identifier(source, kinds)}
-    typed["hw_md5"] = f"MD5({typed['hw_id']})"
-    if source.event_time in needed:
-        typed[source.event_time] = typed["hw_time"]
-    columns = ", ".join(f"{expression} AS {name(column)}" for column, expression in typed.items())
-    return f"SELECT {columns} FROM `{view}` WHERE {' AND '.join(rules)}"
-
-
-def value(column: str, kind: str) -> str:
-    """Type a field that is JSON text; what is of another type is NULL."""
-    quoted = name(column)
-    if kind == "string":  # few texts hold an escape, and only for those is the JSON parser needed
-        plain = f"{quoted} LIKE '\"%' AND POSITION('{_BACKSLASH}' IN {quoted}) = 0"
-        return (
-            f"CASE WHEN {plain} THEN SUBSTRING({quoted}, 2, CHAR_LENGTH({quoted}) - 2) "
-            f"WHEN {quoted} <> 'null' THEN JSON_UNQUOTE({quoted}) END"
-        )
-    return quoted if kind == MAP else f"TRY_CAST({quoted} AS {_TYPES[kind]})"
+def counted(view: str, columns: Sequence[str]) -> str:
+    """Keep the records that count, a column for each field of what was read."""
+    fields = ", ".join(f"r.`hw_read`.{name(column)} AS {name(column)}" for column in columns)
+    place = ", ".join(f"r.{name(column)}" for column in PLACE)
+    return f"SELECT {fields}, {place} FROM `{view}` AS r WHERE r.`hw_read`.`hw_id` IS NOT NULL"
 
 
 def entry(column: str, key: str) -> str:
@@ -138,75 +87,84 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _identifier(source: Source, kinds: Mapping[str, str]) -> str:
-    """Return the event id as text, an integer in its digits."""
-    kind = kinds[source.event_id]
-    typed = value(source.event_id, kind)
-    return typed if kind == "string" else f"CAST({typed} AS STRING)"
+@dataclass(frozen=True)
+class RecordReader:
+    """Judges and types the records of one source.
+
+    Attributes
+    ----------
+    needed
+        Columns to read, entries of maps as ``column.key``; of a map itself, whether there is one.
+    """
+
+    source: Source
+    needed: tuple[str, ...]
+    limits: EventLimits
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """Flink's types of what is read, by name, in order."""
+        kinds = columns_of(self.source)
+        return MARKS | {column: _TYPES[kinds.get(column, "string")] for column in (*self._fields, *self._of_maps)}
+
+    def read(
+        self, keys: Iterable[bytes | None], values: Iterable[bytes | None], ingest_ms: Iterable[int]
+    ) -> dict[str, tuple[Any, ...]]:
+        """Read a batch, each (n,); a record that does not count is null in every column."""
+        rows = [self._row(*record) for record in zip(keys, values, ingest_ms, strict=True)]
+        return dict(zip(self.types, zip(*rows, strict=True), strict=True))
+
+    def _row(self, key: bytes | None, raw: bytes | None, ingest_ms: int) -> tuple[Any, ...]:
+        try:
+            found = self._parse(key, raw, ingest_ms)
+        except BadRecord:
+            return self._refused
+        event_id, event_time, *fields = self._take(found)
+        event_id = str(event_id)
+        of_maps = [take(found) for take in self._of_maps.values()]
+        return (event_id, event_time, event_hash(event_id), ingest_ms, *fields, *of_maps)
+
+    def _parse(self, key: bytes | None, raw: bytes | None, ingest_ms: int) -> Any:
+        """Return what has the columns: attributes of an event, values of a record."""
+        if is_envelope(self.source):
+            return parse_event(raw, key, ingest_ms, self.limits)
+        return parse_record(self.source, raw, ingest_ms, self.limits).values
+
+    @cached_property
+    def _refused(self) -> tuple[None, ...]:
+        return (None,) * len(self.types)
+
+    @cached_property
+    def _fields(self) -> tuple[str, ...]:
+        kinds = columns_of(self.source)
+        return tuple(column for column in self.needed if kinds.get(column, MAP) != MAP)
+
+    @cached_property
+    def _of_maps(self) -> dict[str, Callable[[Any], Any]]:
+        """How each entry of a map is taken, and of a whole map whether there is one."""
+        of_maps = {}
+        for read in self.needed:
+            if read not in self._fields:
+                column, _, key = read.partition(".")
+                of_maps[read] = _entry_of(self._getter(column), key) if key else _is_there(self._getter(column))
+        return of_maps
+
+    @cached_property
+    def _take(self) -> Callable[[Any], tuple[Any, ...]]:
+        roles = (self.source.event_id, self.source.event_time)
+        return self._getter(*roles, *self._fields)
+
+    def _getter(self, *columns: str) -> Callable[[Any], Any]:
+        return attrgetter(*columns) if is_envelope(self.source) else itemgetter(*columns)
 
 
-def _column_rules(source: Source) -> list[str]:
-    """Every declared column is null or of its type."""
-    rules = {
-        column: f"({name(column)} IS NULL OR {name(column)} = 'null' OR {_is_of(column, kind)})"
-        for column, kind in source.columns
-    }
-    return list(rules.values())
+def _entry_of(take: Callable[[Any], Any], key: str) -> Callable[[Any], Any]:
+    def entry(found: Any) -> Any:
+        held = take(found)
+        return None if held is None else held.get(key)
+
+    return entry
 
 
-def _is_of(column: str, kind: str) -> str:
-    if kind == "string":
-        return f"{name(column)} LIKE '\"%'"
-    if kind == "double":
-        return f"ABS({value(column, kind)}) <= {MAX_ABS_VALUE!r}E0"
-    if kind == "boolean":
-        return f"{name(column)} IN ('true', 'false')"
-    if kind in INTEGERS:  # a fraction of zeros is left out by the parser, an exponent is written as a fraction
-        return f"({_regexp(name(column), '^-?[0-9]+$')} AND {value(column, kind)} IS NOT NULL)"
-    return _is_map_of_texts(column)
-
-
-def _is_map_of_texts(column: str) -> str:
-    """Tell an object whose values are all texts, by what is left of it without them."""
-    unescaped = f"REPLACE(REPLACE({name(column)}, {text(_BACKSLASH * 2)}, ''), {text(_BACKSLASH + _QUOTE)}, '')"
-    return _regexp(f"""REGEXP_REPLACE({unescaped}, '"[^"]*"', 's')""", r"^\{[s:,]*\}$")
-
-
-def _envelope_rules() -> list[str]:
-    given = {column: f"({name(column)} IS NULL OR {name(column)} = 'null' OR {{}})" for column in ENVELOPE}
-    texts = [column for column, kind in ENVELOPE.items() if kind == "string"]
-    return [
-        "`hw_keyed`",
-        *(given[column].format(f"{name(column)} LIKE '\"%'") for column in texts),
-        *(f"{name(column)} LIKE '\"%'" for column in ("event_id", "event_type", "user_id")),
-        _regexp(value("event_type", "string"), f"^{EVENT_TYPE_PATTERN}$"),
-        given["position"].format(f"{value('position', 'int')} IS NOT NULL"),
-        given["value"].format(f"ABS({value('value', 'double')}) <= {MAX_ABS_VALUE!r}E0"),
-        given["context"].replace("{}", _is_map_of_texts("context")),
-    ]
-
-
-def _field(column: str) -> str:
-    return f"p.`j`[1][{text(column)}]"
-
-
-def _entry_of(column: str, key: str) -> str:
-    """Take an entry of what is an object; to look for one in anything else is an error, and ends the job."""
-    return f"CASE WHEN f.{name(column)} LIKE '{{%' THEN JSON_STRING({_field(column)}[{text(key)}]) END"
-
-
-def _once(columns: Mapping[str, str], alias: str) -> str:
-    """Compute columns once, to be used by name any number of times."""
-    return f" CROSS JOIN UNNEST(ARRAY[ROW({', '.join(columns.values())})]) AS {alias}({', '.join(map(name, columns))})"
-
-
-def _is_filled(column: str) -> str:
-    return f"{name(column)} NOT IN ('null', '\"\"')"
-
-
-def _bytes(column: str) -> str:
-    return f"CHAR_LENGTH(DECODE({column}, 'ISO-8859-1'))"
-
-
-def _regexp(expression: str, pattern: str) -> str:
-    return f"REGEXP({expression}, {text(pattern)})"
+def _is_there(take: Callable[[Any], Any]) -> Callable[[Any], bool | None]:
+    return lambda found: None if take(found) is None else True

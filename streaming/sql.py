@@ -17,11 +17,12 @@ from sqlglot import exp, generator, tokens
 from sqlglot.dialects.dialect import Dialect
 
 from headwater.errors import DefinitionError
-from headwater.events import MAX_ABS_VALUE
+from headwater.events import MAX_ABS_VALUE, EventLimits
 from headwater.online.codec import EMPTY_MAX, EMPTY_MIN
 from headwater.plan import ColumnKind, FeaturePlan, Partial, Source, Table, View
 from headwater.registry.projection import guard_casts
 from streaming import reading
+from streaming.reading import RecordReader
 from streaming.reading import name as _name
 
 TIME_DIGITS = 19
@@ -103,45 +104,21 @@ class Program:
     @property
     def statements(self) -> tuple[str, ...]:
         """All of the job, to be read and to be compared with another."""
-        told, handed = (
-            [f"-- {view} goes on as the stream {stream}" for view, stream in streams.items()]
-            for streams in (self.decoded, self.streams)
-        )
-        return (*self.topics, *told, *self.reading, *handed, *self.folding, self.insert)
+        readers = [
+            f"-- {name} reads {reader.source.model_dump_json()} within {reader.limits}"
+            for name, reader in self.readers.items()
+        ]
+        return (*readers, *self.views, self.insert)
 
     @property
-    def decoding(self) -> dict[str, Source]:
-        """Functions in Python that turn a source's records into JSON, by name."""
-        return {f"hw_avro_{number}": source for number, source in self._numbered if source.avro_schema is not None}
+    def readers(self) -> dict[str, RecordReader]:
+        """Functions in Python that judge and type a source's records, by name."""
+        return {f"hw_read_{number}": self._reader(source) for number, source in self._numbered}
 
     @property
-    def decoded(self) -> dict[str, str]:
-        """Topics whose decoded records go on as a stream of another name: the function is then called once a record."""
-        return {f"hw_json_{number}": f"hw_told_{number}" for number, source in self._numbered if source.avro_schema}
-
-    @property
-    def streams(self) -> dict[str, str]:
-        """Views that go on as a stream of another name.
-
-        Flink numbers each use of a view with an UNNEST in it anew and then finds no two of them alike, so that every
-        record would be read once for each kind of table. What has been a stream is computed once.
-        """
-        return {f"hw_clean_{number}": f"hw_event_{number}" for number, _ in self._numbered}
-
-    @property
-    def topics(self) -> tuple[str, ...]:
-        """Tables of undecoded records, and views of decoded ones."""
-        return tuple(self._take())
-
-    @property
-    def reading(self) -> tuple[str, ...]:
-        """Views from the records to the events that count."""
-        return tuple(self._read())
-
-    @property
-    def folding(self) -> tuple[str, ...]:
-        """Tables and views from the streams of events on."""
-        return tuple(self._prepare())
+    def views(self) -> tuple[str, ...]:
+        """Tables of records, and views from them to what is folded."""
+        return (*self._read(), *self._prepare())
 
     @property
     def insert(self) -> str:
@@ -164,30 +141,23 @@ class Program:
     def _numbered(self) -> list[tuple[int, Source]]:
         return list(enumerate(self._sources))
 
-    def _take(self) -> Iterator[str]:
-        for number, source in self._numbered:
-            yield reading.kafka_table(f"hw_topic_{number}", source.topic, self.kafka.bootstrap, self.kafka.group)
-            if source.avro_schema is not None:
-                yield (
-                    f"CREATE TEMPORARY VIEW `hw_json_{number}` AS SELECT `hw_key`, "
-                    f"hw_avro_{number}(`hw_value`) AS `hw_value`, `hw_timestamp` FROM `hw_topic_{number}`"
-                )
+    def _reader(self, source: Source) -> RecordReader:
+        limits = EventLimits(
+            self.kafka.max_event_bytes, self.kafka.max_clock_skew_ms, self.plan.horizon_ms(source.name)
+        )
+        return RecordReader(source, tuple(self._columns_read(source)), limits)
 
     def _read(self) -> Iterator[str]:
         for number, source in self._numbered:
-            records = self.decoded.get(f"hw_json_{number}", f"hw_topic_{number}")
-            most = self.kafka.max_event_bytes if source.avro_schema is None else None
-            needed = self._columns_read(source)
-            entries = [(column, key) for column, _, key in (read.partition(".") for read in needed) if key]
-            parsed = reading.parsed(records, source, entries, most)
-            horizon_ms = self.plan.horizon_ms(source.name)
-            clean = reading.clean(f"hw_parsed_{number}", source, needed, self.kafka.max_clock_skew_ms, horizon_ms)
-            yield f"CREATE TEMPORARY VIEW `hw_parsed_{number}` AS {parsed}"
-            yield f"CREATE TEMPORARY VIEW `hw_clean_{number}` AS {clean}"
+            yield reading.kafka_table(f"hw_topic_{number}", source.topic, self.kafka.bootstrap, self.kafka.group)
+            judged = reading.judged(f"hw_topic_{number}", f"hw_read_{number}")
+            counted = reading.counted(f"hw_judged_{number}", tuple(self._reader(source).types))
+            yield f"CREATE TEMPORARY VIEW `hw_judged_{number}` AS {judged}"
+            yield f"CREATE TEMPORARY VIEW `hw_counted_{number}` AS {counted}"
 
     def _prepare(self) -> Iterator[str]:
         for number, source in self._numbered:
-            first = first_of_each_id(f"hw_event_{number}", self._columns_read(source))
+            first = first_of_each_id(f"hw_counted_{number}", self._columns_read(source))
             yield f"CREATE TEMPORARY VIEW `hw_first_{number}` AS {first}"
         for kind in self._kinds:
             yield f"CREATE TEMPORARY VIEW `hw_{kind}` AS " + " UNION ALL ".join(
@@ -222,8 +192,7 @@ class Program:
         names = [_name(name) for name in ("tbl", *keys, "tile", *(f"v{at}" for at in range(n_values)), "entry")]
         picked = ", ".join(f"f.{name}" for name in names)
         return (
-            f"SELECT {picked}, e.`hw_time`, e.`hw_ingest`, e.`hw_hash` FROM "
-            f"(SELECT *, {event_hash('`hw_md5`')} AS `hw_hash` FROM `{first}`) AS e "
+            f"SELECT {picked}, e.`hw_time`, e.`hw_ingest`, e.`hw_hash` FROM `{first}` AS e "
             f"CROSS JOIN UNNEST(ARRAY[{rows}]) AS f({', '.join(names)}) WHERE f.`tbl` >= 0"
         )
 
@@ -261,22 +230,13 @@ def first_of_each_id(events: str, needed: Sequence[str]) -> str:
     COUNT says so rather than ROW_NUMBER: that one Flink takes for a Top-N, whose rows it thinks may be withdrawn, and
     then every fold after it would have to keep what it has folded.
     """
-    columns = ", ".join([*map(_name, needed), "`hw_ingest`", "`hw_time`", "`hw_id`", "`hw_md5`"])
+    columns = ", ".join(map(_name, (*reading.MARKS, *reading.PLACE, *needed)))
     return (
         f"SELECT {columns} FROM (SELECT *, COUNT(*) OVER (PARTITION BY `hw_id` "
         "ORDER BY `hw_arrival` ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS `hw_copy` "
         f"FROM (SELECT *, PROCTIME() AS `hw_arrival` FROM `{events}`)) "
         "WHERE `hw_copy` = 1"
     )
-
-
-def event_hash(md5: str) -> str:
-    """Read the first 48 bits of an MD5 in hex; Flink has no function that reads hex as a number.
-
-    ``ASCII % 39 - 9`` is the value of a digit: '0' is 48 and 'a' is 97, and 39 lies between them and their tens.
-    """
-    digits = (f"(ASCII(SUBSTRING({md5}, {at}, 1)) % 39 - 9) * CAST({16 ** (12 - at)} AS BIGINT)" for at in range(1, 13))
-    return f"({' + '.join(digits)})"
 
 
 def projected(view: View, source: Source) -> tuple[dict[str, str], str | None]:
