@@ -12,7 +12,8 @@ from streaming.sql import Program
 
 def start_without_sink(program: Program, redis_url: str, options: Mapping[str, str]) -> Any:
     """Submit the query that ``streaming.flink.start`` hands to the sink."""
-    environment = flink.prepare(program, options)
+    # Its progress is read from Flink's metrics, which would else be up to two seconds old.
+    environment = flink.prepare(program, {**options, "metrics.fetcher.update-interval": "200"})
     _, _, folded = program.insert.partition(" FROM ")
     columns = ", ".join(f"`{name}`" for name in program.sink_columns)
     table = environment.sql_query(f"SELECT {columns} FROM {folded}")

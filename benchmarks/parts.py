@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,19 @@ def purchases(first: int, count: int, days: float = DAYS) -> Iterator[Event]:
         )  # fmt: skip
 
 
-def fill(settings: Settings, count: int) -> None:
+def strangers(count: int) -> Iterator[Event]:
+    """Purchases of which each is of a household, a product and a category that no other has."""
+    for at, event in enumerate(purchases(0, count)):
+        yield replace(event, user_id=f"h{at}", item_id=f"p{at}", session_id=f"h{at}-0", context={"category": f"c{at}"})
+
+
+def fill(settings: Settings, events: Iterable[Event]) -> None:
     """Write a backlog; each event arrived when it happened."""
     producer = Producer({
         "bootstrap.servers": addresses(settings).kafka, "linger.ms": 50, "queue.buffering.max.messages": 200_000,
         "batch.size": 500_000, "log_level": 0,
     })  # fmt: skip
-    for event in purchases(0, count):
+    for event in events:
         while True:
             try:
                 producer.produce(topics.EVENTS, event.to_json(), event.user_id, timestamp=event.event_time)

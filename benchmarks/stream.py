@@ -1,87 +1,123 @@
-"""Events a second from Kafka to the store, all tables of the example, against a blackhole and a plain loop."""
+"""Events a second from Kafka to the store, all tables of the example, against a blackhole and a plain loop.
+
+What a start costs is left out: a job is measured from when a fifth of the backlog has been read or is readable, with
+all compilers and workers warm, to its last event. The end of what writes is read from the store itself.
+"""
 
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from benchmarks.parts import empty, fill, log_of, platform, running, wait
+import numpy as np
+import psutil
+import redis
+
+from benchmarks.parts import HOUSEHOLDS, empty, fill, platform, purchases, running, wait
+from benchmarks.stream_state import heap_measures
 from headwater.bench import Measure
+from headwater.clock import StoredClock
+from headwater.online.reader import OnlineReader
 from headwater.registry.manifest import load_plan
 from headwater.runtime import process
-from headwater.settings import Settings
-from streaming import health, telemetry
-from streaming.progress import end_offsets, running_job, wait_until_caught_up
+from headwater.settings import Settings, addresses
+from streaming import telemetry
+from streaming.progress import running_job
 
 EVENTS = 1_000_000
 PARTITIONS = (2, 8)
+WARM = 0.2
+"""Share of the backlog that is worked off before counting begins."""
 JOB, BLACKHOLE, LOOP = "streaming.job", "benchmarks.blackhole_job", "benchmarks.python_loop"
+_BASELINES = {BLACKHOLE: "the same query into a blackhole", LOOP: "a plain Python consumer loop"}
+_GROUPS = ("JVM", "Python", "store")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one run: events a second, and CPU milliseconds an event by group of processes."""
+
+    rate: float
+    cpu_ms: Mapping[str, float]
 
 
 def measure(size: float) -> Sequence[Measure]:
-    """Each rate counts from when all tasks run, or the first poll, to when the last event is readable."""
-    events = max(1_000, int(EVENTS * size))
-    rates: dict[tuple[str, int], float] = {}
+    """Rates at few and many partitions, then what an event costs each group of processes."""
+    events = max(10_000, int(EVENTS * size))
+    figures: dict[tuple[str, int], Figures] = {}
+    few, many = PARTITIONS
     for partitions in PARTITIONS:
         with platform(partitions) as settings:
-            fill(settings, events)
-            for module in (BLACKHOLE, JOB, LOOP) if partitions == PARTITIONS[0] else (BLACKHOLE, JOB):
+            fill(settings, purchases(0, events))
+            for module in (BLACKHOLE, JOB, LOOP) if partitions == few else (BLACKHOLE, JOB):
                 empty(settings)
-                rates[module, partitions] = events / _seconds(settings, module, events)
-    few, many = PARTITIONS
-    return [
-        _measure(f"{few} partitions", rates[JOB, few], "the same query into a blackhole", rates[BLACKHOLE, few], 0.5),
-        _measure(
-            f"{many} partitions", rates[JOB, many], "the same query into a blackhole", rates[BLACKHOLE, many], 0.5
-        ),
-        _measure(f"{few} partitions, loop", rates[JOB, few], "a plain Python consumer loop", rates[LOOP, few], None),
-        _measure(f"{many} partitions, {few}", rates[JOB, many], f"{few} partitions", rates[JOB, few], 1.0),
+                figures[module, partitions] = _run(settings, module, events)
+    rates = {key: figure.rate for key, figure in figures.items()}
+    found = [
+        _rate(f"{count} partitions", rates[JOB, count], _BASELINES[BLACKHOLE], rates[BLACKHOLE, count], 0.5)
+        for count in PARTITIONS
     ]
+    found.append(_rate(f"{few} partitions", rates[JOB, few], _BASELINES[LOOP], rates[LOOP, few], None))
+    found.append(_rate(f"{many} partitions", rates[JOB, many], f"{few} partitions", rates[JOB, few], 1.0))
+    found += [
+        _cost(f"{count} partitions, {group}", figures[JOB, count].cpu_ms[group], module, figures[module, count].cpu_ms)
+        for count, module in ((few, BLACKHOLE), (few, LOOP), (many, BLACKHOLE))
+        for group in (*_GROUPS, "all")
+    ]
+    return [*found, *heap_measures(size)]
 
 
-def _measure(name: str, rate: float, baseline: str, other: float, target: float | None) -> Measure:
+def _rate(name: str, rate: float, baseline: str, other: float, target: float | None) -> Measure:
     ratio = rate / other
     holds = None if target is None else ratio >= target
     return Measure(name, round(rate), "events/s", baseline, round(other), round(ratio, 2), target, holds)
 
 
-def _seconds(settings: Settings, module: str, events: int) -> float:
-    with running(settings, module) as started:
-        if module == LOOP:
-            said = log_of(settings, module)
-            wait(lambda: bool(_told(said)), started, "the loop's first batch")
-            begun = time.monotonic()
-            first = _told(said)
-            wait(lambda: _told(said) >= events, started, "the loop's last batch")
-            return (time.monotonic() - begun) * events / (events - first)
-        wait(lambda: _all_tasks_run(settings), started, "the job's start")
-        begun = time.monotonic()
-        _until_readable(settings, started)
-        return time.monotonic() - begun
+def _cost(name: str, ours: float, module: str, theirs: Mapping[str, float]) -> Measure:
+    other = theirs[name.rpartition(", ")[2]]
+    ratio = round(other / ours, 2) if ours else 1.0
+    return Measure(name, round(ours, 3), "CPU s per 1,000", _BASELINES[module], round(other, 3), ratio, None, None)
 
 
-def _told(log: Path) -> int:
-    lines = process.last_lines(log, 1)
-    return int(lines[0]) if lines and lines[0].isdigit() else 0
+def _run(settings: Settings, module: str, events: int) -> Figures:
+    with running(settings, module) as started, redis.Redis.from_url(addresses(settings).redis) as client:
+        done = _records_read(settings) if module == BLACKHOLE else readable(settings, client)
+        wait(lambda: done() >= events * WARM, started, f"the first events of {module}")
+        first, begun, before = done(), time.monotonic(), _cpu_s(started, client)
+        wait(lambda: done() >= events, started, f"the last event of {module}")
+        seconds, after = time.monotonic() - begun, _cpu_s(started, client)
+    cpu = {group: (after[group] - before[group]) * 1_000 / (events - first) for group in _GROUPS}
+    return Figures((events - first) / seconds, cpu | {"all": sum(cpu.values())})
 
 
-def _all_tasks_run(settings: Settings) -> bool:
-    job = running_job(settings)
-    if job is None:
-        return False
-    with telemetry.connect(settings) as store:
-        now = health.look(job, store)
-    return now.tasks_running == now.tasks > 0
+def readable(settings: Settings, client: "redis.Redis") -> Callable[[], int]:
+    """Return what tells how many events a reader of the store sees: the purchases of all households."""
+    reader = OnlineReader(client, load_plan(settings.repo), StoredClock(client))
+    households = [(f"h{number}",) for number in range(HOUSEHOLDS)]
+
+    def count() -> int:
+        read = reader.read_views({"user_activity": households})["user_activity"]
+        return int(np.nansum(np.asarray(read.values["user_purchases_total"], np.float64)))
+
+    return count
 
 
-def _until_readable(settings: Settings, started: process.Process) -> None:
-    """Wait for the last record to be read, and only then ask for checkpoints, which cost time."""
-    job = running_job(settings)
-    ends = end_offsets(settings, load_plan(settings.repo))
-    wanted = {key: end for key, (first, end) in ends.items() if end > first}
+def _records_read(settings: Settings) -> Callable[[], int]:
+    """Return what tells how many records a job has taken from Kafka, by Flink's metrics."""
 
-    def read() -> bool:
-        found = {} if job is None else telemetry.read_offsets(job)
-        return all(found.get(key, 0) >= end for key, end in wanted.items())
+    def count() -> int:
+        job = running_job(settings)
+        return 0 if job is None else sum(telemetry.read_offsets(job).values())
 
-    wait(read, started, "the job's last record")
-    wait_until_caught_up(settings, 600)
+    return count
+
+
+def _cpu_s(started: process.Process, client: "redis.Redis") -> dict[str, float]:
+    """CPU seconds that the JVM, the Python processes and the store have used so far."""
+    leader = psutil.Process(started.pid)
+    used = dict.fromkeys(_GROUPS, 0.0)
+    for member in (leader, *leader.children(recursive=True)):
+        times = member.cpu_times()
+        used["JVM" if member.name() == "java" else "Python"] += times.user + times.system
+    server = client.info("cpu")
+    used["store"] = float(server["used_cpu_user"]) + float(server["used_cpu_sys"])  # type: ignore[index]
+    return used

@@ -1,7 +1,7 @@
 """The event envelope: what a record must be to count, at rest, in Python and on the wire.
 
-Validity, in the order in which it is checked; the first rule that fails names the reason. Every reader of the topic
-(the archive here, the stream job in SQL) applies exactly this table, so that all fold the same events.
+Validity, in the order in which it is checked; the first rule that fails names the reason. The archive and the stream
+job both call :func:`parse_event`, so that all fold the same events.
 
 ==================  ====================================================================================================
 reason              a record is refused when
@@ -28,6 +28,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from hashlib import md5
 from typing import Any, NoReturn
 
@@ -159,7 +160,7 @@ def parse_event(raw: bytes | None, key: bytes | None, ingest_ms: int, limits: Ev
 
 
 def event_hash(event_id: str) -> int:
-    """Return 48 bits of MD5 over the UTF-8 id, which Flink SQL and Spark SQL compute alike."""
+    """Return 48 bits of MD5 over the UTF-8 id, which Spark SQL computes alike."""
     return int(md5(event_id.encode(), usedforsecurity=False).hexdigest()[:12], 16)
 
 
@@ -208,7 +209,7 @@ def read_object(raw: bytes | None, parse_float: Callable[[str], Any] | None = No
         raise BadRecord(MALFORMED, "no value")
     try:
         text = raw.decode("utf-8")
-        fields = json.loads(text, parse_constant=_not_json, parse_float=parse_float)
+        fields = _decoder(parse_float).decode(text)
         if "\\u" in text:
             json.dumps(fields, ensure_ascii=False).encode()  # refuses half a surrogate pair, which no store can hold
     except (ValueError, RecursionError) as error:
@@ -216,6 +217,12 @@ def read_object(raw: bytes | None, parse_float: Callable[[str], Any] | None = No
     if not isinstance(fields, dict):
         raise BadRecord(MALFORMED, f"a JSON {type(fields).__name__}, not an object")
     return fields
+
+
+@cache
+def _decoder(parse_float: Callable[[str], Any] | None) -> json.JSONDecoder:
+    """Kept, since ``json.loads`` makes one for each text that it reads with options."""
+    return json.JSONDecoder(parse_constant=_not_json, parse_float=parse_float)
 
 
 def _not_json(constant: str) -> NoReturn:

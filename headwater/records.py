@@ -1,7 +1,8 @@
 """Records of a topic with columns of its own, as its ``KafkaSource`` declares them: what counts.
 
-The first rule that fails names the reason, as in :mod:`headwater.events`; the archive applies these here, the stream
-job in SQL. Only declared columns are looked at. The Kafka key is not needed: the key column says whose record it is.
+The first rule that fails names the reason, as in :mod:`headwater.events`; the archive and the stream job both call
+:func:`parse_record`. Only declared columns are looked at. The Kafka key is not needed: the key column says whose record
+it is.
 
 ==================  ====================================================================================================
 reason              a record is refused when
@@ -61,7 +62,7 @@ _ARROW: Mapping[str, pa.DataType] = {
 }  # fmt: skip
 _WHOLE = re.compile(r"-?(\d+)(?:\.(0+))?")
 _DECIMAL_DIGITS = 38
-"""Beyond which Flink reads a fraction as a float."""
+"""Beyond which a number that is written with a fraction is no integer."""
 
 
 class Fraction(str):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
@@ -34,6 +35,7 @@ class Settings(BaseSettings):
     partitions: int = 2
     kafka_heap_mb: int = 384
     flink_heap_mb: int = 1200
+    state_backend: Literal["heap", "rocksdb"] = "heap"
     spark_heap_mb: int = 1024
     max_clock_skew_s: int = 300
     max_event_bytes: int = 65_536
@@ -76,6 +78,10 @@ class Settings(BaseSettings):
     @property
     def checkpoints_dir(self) -> Path:
         return self.state_dir / "flink" / "checkpoints"
+
+    @property
+    def rocksdb_dir(self) -> Path:
+        return self.state_dir / "flink" / "rocksdb"
 
     @property
     def training_dir(self) -> Path:

@@ -43,6 +43,8 @@ LOOK_S, UNWELL_S, ALONE_S = 0.5, 300.0, 10.0
 """How often the job is looked at; how long it may be unwell, or without its TaskManager, before its process ends."""
 FAILURES, HEALTHY_AGAIN_S = 10, 60
 """Flink starts a failed job again so often; after as many seconds without a failure it counts from the first."""
+ROCKSDB_MB = 256
+"""Of native memory for RocksDB's caches and write buffers and for Python, beside the heap; shared by the slots."""
 LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
@@ -73,7 +75,7 @@ def lineage_path(settings: Settings) -> Path:
 
 def settle_lineage(plan: FeaturePlan, settings: Settings, cluster: str) -> tuple[Lineage, Path | None]:
     """Return the run's lineage and the checkpoint to go on from; what belongs to another is deleted."""
-    told = (*program_of(plan, settings).statements, *health.BEAT_STATEMENTS)
+    told = (*program_of(plan, settings).statements, *health.BEAT_STATEMENTS, f"-- state: {settings.state_backend}")
     statements = hashlib.sha256("\n".join(told).encode()).hexdigest()
     checkpoint = newest_checkpoint(settings.checkpoints_dir)
     try:
@@ -114,17 +116,28 @@ def flink_options(settings: Settings, checkpoint: Path | None, rest_port: int) -
         "taskmanager.memory.network.max": "64mb",
         "metrics.fetcher.update-interval": "2000",
     }
-    if checkpoint is not None:
+    if settings.state_backend == "rocksdb":
         local |= {
-            "execution.state-recovery.path": checkpoint.as_uri(),
-            "execution.state-recovery.claim-mode": "CLAIM",  # a superseded checkpoint is deleted
+            "state.backend.rocksdb.localdir": str(settings.rocksdb_dir.resolve()),
+            "taskmanager.memory.managed.size": f"{ROCKSDB_MB}mb",
         }
-    return cluster_options() | local
+    if checkpoint is not None:
+        # A superseded checkpoint is deleted by Flink, unless the next may share files with it: see drop_others.
+        claim = "CLAIM" if settings.state_backend == "heap" else "NO_CLAIM"
+        local |= {"execution.state-recovery.path": checkpoint.as_uri(), "execution.state-recovery.claim-mode": claim}
+    return cluster_options(settings) | local
 
 
-def cluster_options() -> dict[str, str]:
+def state_options(settings: Settings) -> dict[str, str]:
+    """Where folds are kept between events: as objects in the JVM's heap, or on disk behind a cache of bounded size."""
+    if settings.state_backend == "heap":
+        return {"state.backend.type": "hashmap"}
+    return {"state.backend.type": "rocksdb", "execution.checkpointing.incremental": "true"}
+
+
+def cluster_options(settings: Settings) -> dict[str, str]:
     """Options that decide what the job does, wherever it runs."""
-    return {
+    return state_options(settings) | {
         "pipeline.name": health.JOB_NAME,
         "pipeline.object-reuse": "true",
         "pipeline.max-parallelism": "128",
@@ -141,7 +154,6 @@ def cluster_options() -> dict[str, str]:
         "restart-strategy.exponential-delay.max-backoff": "10 s",
         "restart-strategy.exponential-delay.reset-backoff-threshold": f"{HEALTHY_AGAIN_S} s",
         "restart-strategy.exponential-delay.attempts-before-reset-backoff": str(FAILURES),
-        "state.backend.type": "hashmap",
         "table.local-time-zone": "UTC",
         "table.exec.mini-batch.enabled": "true",
         "table.exec.mini-batch.allow-latency": f"{LATENCY_MS} ms",
@@ -204,6 +216,9 @@ class Run:
         plan = load_plan(settings.repo)
         lineage, checkpoint = settle_lineage(plan, settings, cluster_of(plan, settings))
         os.environ.update(jvm_environment(settings))
+        shutil.rmtree(
+            settings.rocksdb_dir, ignore_errors=True
+        )  # of a run that was killed; state comes from checkpoints
         from streaming import flink
 
         rest_port = free_port(settings.host)
@@ -322,7 +337,7 @@ def submit(settings: Settings) -> None:
     from streaming import flink
 
     plan = load_plan(settings.repo)
-    options = cluster_options() | {"execution.checkpointing.dir": settings.checkpoints_dir.resolve().as_uri()}
+    options = cluster_options(settings) | {"execution.checkpointing.dir": settings.checkpoints_dir.resolve().as_uri()}
     flink.start(program_of(plan, settings, health.group_of(plan.project)), addresses(settings).redis, options)
 
 

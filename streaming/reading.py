@@ -126,9 +126,13 @@ class RecordReader:
 
     def _parse(self, key: bytes | None, raw: bytes | None, ingest_ms: int) -> Any:
         """Return what has the columns: attributes of an event, values of a record."""
-        if is_envelope(self.source):
+        if self._is_envelope:
             return parse_event(raw, key, ingest_ms, self.limits)
         return parse_record(self.source, raw, ingest_ms, self.limits).values
+
+    @cached_property
+    def _is_envelope(self) -> bool:
+        return is_envelope(self.source)
 
     @cached_property
     def _refused(self) -> tuple[None, ...]:
@@ -155,7 +159,7 @@ class RecordReader:
         return self._getter(*roles, *self._fields)
 
     def _getter(self, *columns: str) -> Callable[[Any], Any]:
-        return attrgetter(*columns) if is_envelope(self.source) else itemgetter(*columns)
+        return attrgetter(*columns) if self._is_envelope else itemgetter(*columns)
 
 
 def _entry_of(take: Callable[[Any], Any], key: str) -> Callable[[Any], Any]:

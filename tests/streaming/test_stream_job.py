@@ -183,6 +183,7 @@ ODD = [
     record(position=2**31), record(position="1"), record(context=None), record(context={}), record(context=[]),
     record(context={"kind": 5}), record(context={"kind": None}), record(context={"kind": "x", "quantity": {"a": "b"}}),
     record(context={"kind": 'q"\\', "a\\": '":5,"', "quantity": "7"}), record(context={"kind": "é\u2028\U0001f600"}),
+    record() + b',"hw_end"]', record(context={"kind": "?"}).replace(b"?", rb"\\ud83d\ude00"),
     record(user_id="ü1", note={"deep": [1, {"er": [[]]}]}), record(context={"kind": "\ud83d"}),
     record(context={"kind": "\\ud83d"}), record(context={"kind": "\\\ud83d"}),
     record(context={"kind": "\ud83d\\ude00"}), record(context={"kind": "\\\\ude00"}),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import redis
@@ -85,11 +86,11 @@ def draw(name: str, n: int, seed: int = 0) -> Sent:
 class Platform:
     """The parts, started and ended by the supervisor."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, state_backend: Literal["heap", "rocksdb"] = "heap") -> None:
         ports = ("kafka_port", "redis_port", "grpc_port", "metrics_port", "stream_metrics_port")
         self.settings = Settings(
             state_dir=folder / "state", repo=folder / "repo", kafka_heap_mb=320, flink_heap_mb=700,
-            **{port: free_port() for port in ports},
+            state_backend=state_backend, **{port: free_port() for port in ports},
         )  # fmt: skip
         self.plan = small_plan()
         data = folder / "repo" / "data"
