@@ -31,7 +31,7 @@ from headwater.records import ENVELOPE, SourceRecord, parse_record
 from headwater.runtime import kafka as kafka_server
 from headwater.runtime.ports import free_port
 from headwater.settings import Settings
-from streaming import progress, telemetry
+from streaming import health, progress, telemetry
 from streaming.archive import catch_up
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -395,6 +395,13 @@ def test_every_tile_equals_what_python_folds_and_the_backfill_keeps_its_slot(str
     assert told["workers"] == stream.settings.partitions
     assert told["lag"] == told["unread"] == 0
     assert told["online_writes"] > 0
+
+
+def test_each_record_is_read_once(stream):
+    """Whatever the number of views: Flink finds what they share."""
+    job = progress.running_job(stream.settings)
+    planned = json.dumps(health.get(f"{job.rest}/jobs/{job.job_id}/plan"))
+    assert [planned.count(f"hw_read_{number}(") for number in range(4)] == [1, 1, 1, 0]
 
 
 def test_prometheus_reads_what_stream_status_tells(stream):
