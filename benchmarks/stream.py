@@ -12,10 +12,11 @@ import numpy as np
 import psutil
 import redis
 
-from benchmarks.parts import HOUSEHOLDS, empty, fill, platform, purchases, running, wait
+from benchmarks.parts import HOUSEHOLDS, empty, fill, platform, purchases, running
 from benchmarks.stream_state import heap_measures
 from headwater.bench import Measure
 from headwater.clock import StoredClock
+from headwater.errors import UnavailableError
 from headwater.online.reader import OnlineReader
 from headwater.registry.manifest import load_plan
 from headwater.runtime import process
@@ -27,6 +28,8 @@ EVENTS = 1_000_000
 PARTITIONS = (2, 8)
 WARM = 0.2
 """Share of the backlog that is worked off before counting begins."""
+EYE_S, LONGEST_S, GIVE_UP_S = 0.05, 2.0, 300.0
+"""Between two looks, at least and at most; without progress a run is given up."""
 JOB, BLACKHOLE, LOOP = "streaming.job", "benchmarks.blackhole_job", "benchmarks.python_loop"
 _BASELINES = {BLACKHOLE: "the same query into a blackhole", LOOP: "a plain Python consumer loop"}
 _GROUPS = ("JVM", "Python", "store")
@@ -80,16 +83,34 @@ def _cost(name: str, ours: float, module: str, theirs: Mapping[str, float]) -> M
 
 def _run(settings: Settings, module: str, events: int) -> Figures:
     with running(settings, module) as started, redis.Redis.from_url(addresses(settings).redis) as client:
-        done = _records_read(settings) if module == BLACKHOLE else readable(settings, client)
-        wait(lambda: done() >= events * WARM, started, f"the first events of {module}")
-        first, begun, before = done(), time.monotonic(), _cpu_s(started, client)
-        wait(lambda: done() >= events, started, f"the last event of {module}")
-        seconds, after = time.monotonic() - begun, _cpu_s(started, client)
+        done = _records_read(settings) if module == BLACKHOLE else _readable(settings, client)
+        first, begun = _reached(done, int(events * WARM), started, module)
+        before = _cpu_s(started, client)
+        _, ended = _reached(done, events, started, module)
+        after = _cpu_s(started, client)
     cpu = {group: (after[group] - before[group]) * 1_000 / (events - first) for group in _GROUPS}
-    return Figures((events - first) / seconds, cpu | {"all": sum(cpu.values())})
+    return Figures((events - first) / (ended - begun), cpu | {"all": sum(cpu.values())})
 
 
-def readable(settings: Settings, client: "redis.Redis") -> Callable[[], int]:
+def _reached(done: Callable[[], int], wanted: int, started: process.Process, name: str) -> tuple[int, float]:
+    """Return how many are done, and when, as soon as they are enough.
+
+    A look takes CPU that the subject then lacks, so it is taken when half of what is missing should be done.
+    """
+    began = moved = time.monotonic()
+    before = count = done()
+    while count < wanted:
+        now, last = time.monotonic(), count
+        rate = (count - before) / max(now - began, 1e-3)
+        time.sleep(min(max((wanted - count) / rate / 2, EYE_S), LONGEST_S) if rate else LONGEST_S / 2)
+        count = done()
+        moved = time.monotonic() if count > last else moved
+        if not started.is_alive() or time.monotonic() - moved > GIVE_UP_S:
+            raise UnavailableError(f"bench: {name} stands at {count} of {wanted} events. Its log says why.")
+    return count, time.monotonic()
+
+
+def _readable(settings: Settings, client: "redis.Redis") -> Callable[[], int]:
     """Return what tells how many events a reader of the store sees: the purchases of all households."""
     reader = OnlineReader(client, load_plan(settings.repo), StoredClock(client))
     households = [(f"h{number}",) for number in range(HOUSEHOLDS)]
