@@ -103,10 +103,15 @@ def drop_others(folder: Path, job_id: str) -> None:
         shutil.rmtree(other, ignore_errors=True)
 
 
+def parallelism(settings: Settings) -> int:
+    """Tasks of each kind, and Python workers: one a partition, none beyond the cores, where it would only add work."""
+    return min(settings.partitions, os.cpu_count() or 1)
+
+
 def flink_options(settings: Settings, checkpoint: Path | None, rest_port: int) -> dict[str, str]:
     """Options of a local run; every one that a cluster would set for itself is left out by ``cluster_options``."""
     local = {
-        "parallelism.default": str(settings.partitions),
+        "parallelism.default": str(parallelism(settings)),
         "pipeline.jars": ";".join(jar.resolve().as_uri() for jar in flink_jars()),
         "rest.address": settings.host,
         "rest.bind-address": settings.host,
@@ -228,7 +233,7 @@ class Run:
             options = flink_options(settings, checkpoint, rest_port)
             client = flink.start(program_of(plan, settings, lineage.group), addresses(settings).redis, options)
             rest = f"http://{settings.host}:{rest_port}"
-            job = RunFacts(os.getpid(), flink.job_id(client), rest, lineage.group, settings.partitions)
+            job = RunFacts(os.getpid(), flink.job_id(client), rest, lineage.group, parallelism(settings))
             write_whole(facts_path(settings), json.dumps(asdict(job)))
             return self._watch(client, job, checkpoint)
         except HeadwaterError as error:

@@ -33,6 +33,7 @@ from headwater.runtime.ports import free_port
 from headwater.settings import Settings
 from streaming import health, progress, telemetry
 from streaming.archive import catch_up
+from streaming.job import parallelism
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -392,7 +393,7 @@ def test_every_tile_equals_what_python_folds_and_the_backfill_keeps_its_slot(str
     told = telemetry.status(stream.settings, stream.plan)
     assert told["state"] == "RUNNING"
     assert told["tasks"] == told["tasks_running"] > 0
-    assert told["workers"] == stream.settings.partitions
+    assert told["workers"] == parallelism(stream.settings)
     assert told["lag"] == told["unread"] == 0
     assert told["online_writes"] > 0
 
