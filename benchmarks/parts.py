@@ -31,27 +31,35 @@ PORTS = ("kafka_port", "redis_port", "grpc_port", "metrics_port", "stream_metric
 
 
 @contextlib.contextmanager
-def platform(partitions: int) -> Iterator[Settings]:
-    """Broker and store with nothing in them, and the example's feature definitions applied."""
+def servers(partitions: int = 2, prepare: Callable[[Settings], None] = lambda settings: None) -> Iterator[Settings]:
+    """Broker and store with nothing in them, in a folder of their own that ``prepare`` may fill first."""
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
-        repo, state = Path(folder) / "feature_repo", Path(folder) / "state"
-        shutil.copytree(EXAMPLE, repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
         ports: dict[str, Any] = {port: free_port() for port in PORTS}
         settings = Settings(
-            state_dir=state, repo=repo, kafka=None, redis=None, partitions=partitions,
-            **ports,
+            state_dir=Path(folder) / "state", repo=Path(folder) / "feature_repo", kafka=None, redis=None,
+            partitions=partitions, **ports,
         )  # fmt: skip
-        applied = subprocess.run(
-            [str(Path(sys.executable).with_name("feast")), "-c", str(repo), "apply"],
-            env={**os.environ, "HEADWATER_STATE_DIR": str(state)}, capture_output=True, text=True,
-        )  # fmt: skip
-        if applied.returncode:
-            raise UnavailableError(f"feast apply: {applied.stderr.strip()[-500:]}. Run it by hand on feature_repo.")
+        prepare(settings)
         try:
             supervisor.start(settings, ["kafka", "valkey"])
             yield settings
         finally:
             supervisor.stop(settings)
+
+
+def platform(partitions: int) -> contextlib.AbstractContextManager[Settings]:
+    """Broker and store with nothing in them, and the example's feature definitions applied."""
+    return servers(partitions, _apply_example)
+
+
+def _apply_example(settings: Settings) -> None:
+    shutil.copytree(EXAMPLE, settings.repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    applied = subprocess.run(
+        [str(Path(sys.executable).with_name("feast")), "-c", str(settings.repo), "apply"],
+        env={**os.environ, "HEADWATER_STATE_DIR": str(settings.state_dir)}, capture_output=True, text=True,
+    )  # fmt: skip
+    if applied.returncode:
+        raise UnavailableError(f"feast apply: {applied.stderr.strip()[-500:]}. Run it by hand on feature_repo.")
 
 
 @contextlib.contextmanager

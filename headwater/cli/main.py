@@ -21,7 +21,7 @@ def build(asked: str | None = None) -> typer.Typer:
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=entry.name)
         else:
-            app.command(entry.name)(command)
+            app.command(entry.name, context_settings=getattr(command, "context_settings", None))(command)
     return app
 
 

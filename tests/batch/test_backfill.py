@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from support.archives import START, Stored, draw, plan_with, rows_of, user_and_pair_views, write
-from support.naive import fold
 from support.tiles import tile_columns
 
 from batch.backfill import backfill
 from batch.parity import compare
+from benchmarks.oracle import fold
 from headwater.clock import ManualClock
 from headwater.errors import DataError
 from headwater.online.codec import LIVE

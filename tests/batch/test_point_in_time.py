@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from support.archives import START, draw, plan_with, rows_of, user_and_pair_views, write
-from support.naive import fold
 
 from batch.labels import number_labels
 from batch.point_in_time import column_name, join_views
+from benchmarks.oracle import fold
 from headwater.plan import DAY_MS, HOUR_MS
 from headwater.settings import Settings
 

@@ -4,11 +4,11 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from support.kernel import USERS, as_events, streams
-from support.naive import Row
 from support.tiles import tile_columns
 from support.views import every_function
 
 from batch.tiles import event_hashes, fold_tiles
+from benchmarks.oracle import Row
 from headwater.events import event_hash
 from headwater.online import codec
 

@@ -13,9 +13,9 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.repo_config import RepoConfig
 from feast.types import Array, Int64, String
 from support.definitions import ENVELOPE, HOUR, aggregation, stream_view
-from support.naive import Row
 from support.tiles import write_all
 
+from benchmarks.oracle import Row
 from headwater.errors import DefinitionError
 from headwater.online import codec
 from headwater.online.writer import OnlineWriter

@@ -5,8 +5,8 @@ from decimal import ROUND_HALF_UP, Decimal
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from support.naive import replayed
 
+from benchmarks.oracle import replayed
 from headwater import folds
 
 finite = st.floats(min_value=-9e9, max_value=9e9, allow_nan=False)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.kernel import USERS, as_events, as_queries, asked, streams
-from support.naive import Row, fold
 from support.views import every_function, stepped
 
+from benchmarks.oracle import Row, fold
 from headwater import folds, offline_fold, timeline
 from headwater.offline_fold import fold_at
 from headwater.plan import HOUR_MS

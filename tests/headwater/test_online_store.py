@@ -7,10 +7,10 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.naive import Row, fold
 from support.tiles import write_all
 from support.views import every_function, stepped
 
+from benchmarks.oracle import Row, fold
 from headwater.clock import ManualClock
 from headwater.errors import DataError, NotAnswerableError, UnavailableError
 from headwater.online import codec

@@ -4,10 +4,10 @@ import builtins
 
 import numpy as np
 import pytest
-from support.naive import Row
 from support.tiles import write_all
 from support.views import every_function, stepped
 
+from benchmarks.oracle import Row
 from headwater.errors import UnavailableError
 from headwater.events import event_hash
 from headwater.online import codec

@@ -17,10 +17,10 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 from support.jobs import Job, Sent, read_all
-from support.naive import Row
 from support.tiles import write_all
 from support.views import COLUMNS, every_function, step_sql, stepped
 
+from benchmarks.oracle import Row
 from headwater import avro, folds
 from headwater.events import BadRecord, Event, EventLimits, parse_event
 from headwater.online import codec

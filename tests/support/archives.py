@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from support.definitions import ENVELOPE
-from support.naive import Row
 from support.views import every_function, stepped
 
+from benchmarks.oracle import Row
 from headwater.events import Event, archive_table
 from headwater.folds import to_fixed
 from headwater.plan import DAY_MS, HOUR_MS, FeaturePlan, Source, View

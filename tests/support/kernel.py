@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
-from support.naive import Row
 from support.views import MINUTE_MS, stepped
 
+from benchmarks.oracle import Row
 from headwater.plan import HOUR_MS
 from headwater.timeline import Column, Events, Queries
 

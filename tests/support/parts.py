@@ -14,9 +14,9 @@ import psutil
 import redis
 from confluent_kafka import Producer
 from support.definitions import aggregation, plan_of, stream_view
-from support.naive import Row
 from support.tiles import write_all
 
+from benchmarks.oracle import Row
 from headwater import folds, topics
 from headwater.events import Event
 from headwater.online import codec

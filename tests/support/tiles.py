@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from support.naive import Row
 
+from benchmarks.oracle import Row
 from headwater import folds
 from headwater.events import event_hash
 from headwater.online import codec

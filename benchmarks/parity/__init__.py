@@ -1,0 +1,1 @@
+"""Random definitions over random streams: every engine against the naive fold, bit for bit."""
