@@ -26,6 +26,8 @@ class Settings(BaseSettings):
     repo: Path = Path("feature_repo")
     kafka: str | None = None
     redis: str | None = Field(default=None, repr=False)
+    flink: str | None = None
+    checkpoints: str | None = None
     host: str = "127.0.0.1"
     kafka_port: int = 19092
     redis_port: int = 16379

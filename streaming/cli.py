@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["archive", "stream"]
 
+FlinkOption = Annotated[
+    str | None, typer.Option("--flink", help="A Flink cluster's REST address; else HEADWATER_FLINK.", metavar="URL")
+]
+
 stream = typer.Typer(
     no_args_is_help=True,
     help="Example: headwater stream status --json\n\nThe Flink job that folds events into features.",
@@ -52,7 +56,31 @@ def run(repo: RepoOption = None) -> None:
 
 
 @stream.command()
-def status(repo: RepoOption = None, as_json: JsonFlag = False) -> None:
+def submit(
+    parallelism: Annotated[int | None, typer.Option(help="Subtasks; by default as the cluster is set.", min=1)] = None,
+    savepoint: Annotated[str | None, typer.Option("--from", help="Savepoint or checkpoint to go on from.")] = None,
+    flink: FlinkOption = None,
+    repo: RepoOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater stream submit --flink http://jobmanager:8081 --parallelism 4.
+
+    Start the job on a Flink cluster, where it stays. If it runs there already from the same definitions, nothing is
+    done. Checkpoints go to HEADWATER_CHECKPOINTS, a URI that all machines of the cluster reach.
+    """
+    from headwater.registry.manifest import load_plan
+    from streaming import cluster
+    from streaming.job import cluster_of, program_of
+
+    settings = _settings(repo, flink)
+    plan = load_plan(settings.repo)
+    cluster_of(plan, settings)
+    statements = program_of(plan, settings).statements
+    emit(cluster.submit(settings, plan.project, statements, parallelism, savepoint), as_json, "Stream")
+
+
+@stream.command()
+def status(flink: FlinkOption = None, repo: RepoOption = None, as_json: JsonFlag = False) -> None:
     """Example: headwater stream status --json.
 
     Print the job's state, what it has not read, what lies beyond its newest checkpoint, what it has written and how
@@ -61,13 +89,14 @@ def status(repo: RepoOption = None, as_json: JsonFlag = False) -> None:
     from headwater.registry.manifest import load_plan
     from streaming import telemetry
 
-    settings = _settings(repo)
+    settings = _settings(repo, flink)
     emit(telemetry.status(settings, load_plan(settings.repo)), as_json, "Stream")
 
 
 @stream.command()
 def wait(
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait at most.")] = 300.0,
+    flink: FlinkOption = None,
     repo: RepoOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -77,14 +106,14 @@ def wait(
     """
     from streaming.progress import wait_until_caught_up
 
-    caught_up = wait_until_caught_up(_settings(repo), timeout_s)
+    caught_up = wait_until_caught_up(_settings(repo, flink), timeout_s)
     emit({"caught_up": caught_up}, as_json, "Stream")
     if not caught_up:
         raise typer.Exit(1)
 
 
-def _settings(repo: Path | None) -> "Settings":
+def _settings(repo: Path | None, flink: str | None = None) -> "Settings":
     from headwater.settings import get_settings
 
-    settings = get_settings()
-    return settings if repo is None else settings.model_copy(update={"repo": repo})
+    given = {"repo": repo, "flink": flink}
+    return get_settings().model_copy(update={name: value for name, value in given.items() if value is not None})

@@ -31,7 +31,7 @@ from headwater.runtime.java import find_java
 from headwater.runtime.ports import free_port
 from headwater.runtime.ready import mark_ready, ready_path
 from headwater.settings import Settings, addresses, get_settings
-from streaming import health, telemetry
+from streaming import cluster, health, telemetry
 from streaming.health import Health, RunFacts
 from streaming.progress import facts_path, running_job
 from streaming.sql import KafkaOptions, Program, compile_program
@@ -342,8 +342,10 @@ def submit(settings: Settings) -> None:
     from streaming import flink
 
     plan = load_plan(settings.repo)
-    options = cluster_options(settings) | {"execution.checkpointing.dir": settings.checkpoints_dir.resolve().as_uri()}
-    flink.start(program_of(plan, settings, health.group_of(plan.project)), addresses(settings).redis, options)
+    group, told = cluster.parameters(plan.project, program_of(plan, settings).statements)
+    storage = settings.checkpoints or settings.checkpoints_dir.resolve().as_uri()
+    options = cluster_options(settings) | told | {"execution.checkpointing.dir": storage}
+    flink.start(program_of(plan, settings, group), addresses(settings).redis, options)
 
 
 def main(settings: Settings | None = None) -> int:

@@ -12,6 +12,7 @@ import psutil
 from headwater.errors import UnavailableError
 from headwater.plan import FeaturePlan
 from headwater.settings import Settings, addresses
+from streaming import cluster
 from streaming.health import RunFacts, get
 
 Offsets = Mapping[tuple[str, int], int]
@@ -27,6 +28,17 @@ def running_job(settings: Settings) -> RunFacts | None:
     except (OSError, ValueError, TypeError):
         return None
     return facts if psutil.pid_exists(facts.pid) else None
+
+
+def current_job(settings: Settings, project: str) -> RunFacts | None:
+    """Return the job on the Flink cluster that the settings name, where they name one, else the one that runs here.
+
+    Raises
+    ------
+    UnavailableError
+        The cluster does not answer.
+    """
+    return running_job(settings) if settings.flink is None else cluster.run_facts(settings.flink, project)
 
 
 def facts_path(settings: Settings) -> Path:
@@ -91,14 +103,16 @@ def wait_until_caught_up(settings: Settings, timeout_s: float) -> bool:
     """
     from headwater.registry.manifest import load_plan
 
-    ends = end_offsets(settings, load_plan(settings.repo))
+    plan = load_plan(settings.repo)
+    ends = end_offsets(settings, plan)
     wanted = {key: end for key, (first, end) in ends.items() if end > first}
     started = time.monotonic()
     deadline, missing_before, asked_at = started + timeout_s, 0, started
     while True:
-        job = running_job(settings)
+        job = current_job(settings, plan.project)
         if job is None:
-            raise UnavailableError("stream: the job is not running. Run `headwater up stream`.")
+            start = "headwater up stream" if settings.flink is None else "headwater stream submit"
+            raise UnavailableError(f"stream: the job is not running. Run `{start}`.")
         committed = committed_offsets(settings, job.group, ends)
         missing = sum(max(end - committed[key], 0) for key, end in wanted.items())
         if not missing:

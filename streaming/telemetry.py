@@ -1,6 +1,5 @@
 """What an operator asks of the stream: one set of facts, for ``headwater stream status`` and for Prometheus."""
 
-import os
 import re
 import signal
 import sys
@@ -19,11 +18,11 @@ from headwater.online.connect import connect as open_store
 from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan
 from headwater.settings import Settings, addresses, get_settings
-from streaming import health
+from streaming import cluster, health
 from streaming.archive_writer import DEAD_LETTERS, LATE
 from streaming.health import Health, RunFacts
 from streaming.parquet_log import read_manifest
-from streaming.progress import committed_offsets, end_offsets, running_job
+from streaming.progress import committed_offsets, current_job, end_offsets
 from streaming.sink import DELAY_BUCKETS_MS, stats_key
 
 _OFFSET = re.compile(r"\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
@@ -140,7 +139,7 @@ def gather(settings: Settings, plan: FeaturePlan, store: "redis.Redis", job: Run
 def status(settings: Settings, plan: FeaturePlan) -> dict[str, Any]:
     """All facts as ``stream status --json`` prints them."""
     with connect(settings) as store:
-        return gather(settings, plan, store, running_job(settings)).as_dict()
+        return gather(settings, plan, store, current_job(settings, plan.project)).as_dict()
 
 
 def connect(settings: Settings) -> "redis.Redis":
@@ -253,22 +252,13 @@ def expose(settings: Settings, plan: FeaturePlan, find: Callable[[], RunFacts | 
         ) from None
 
 
-def cluster_job(rest: str, plan: FeaturePlan) -> RunFacts | None:
-    """Return the newest job of ours on a Flink cluster; its workers are on other machines, and not asked for."""
-    ours = [job for job in (_ask(f"{rest}/jobs/overview") or {"jobs": ()})["jobs"] if job["name"] == health.JOB_NAME]
-    if not ours:
-        return None
-    newest = max(ours, key=lambda job: int(job["start-time"]))
-    return RunFacts(os.getpid(), str(newest["jid"]), rest, health.group_of(plan.project), workers=0)
-
-
 def main(rest: str) -> int:
     """Serve the metrics of the job on a Flink cluster: ``python -m streaming.telemetry http://jobmanager:8081``."""
     configure_logging("info")
     try:
         settings = get_settings()
         plan = load_plan(settings.repo)
-        expose(settings, plan, lambda: cluster_job(rest, plan))
+        expose(settings, plan, lambda: cluster.run_facts(rest, plan.project))
     except HeadwaterError as error:
         get_logger("streaming").error("stream_metrics_refused", reason=str(error))
         return 1

@@ -89,6 +89,12 @@ def _no_plan(settings: Settings) -> str | None:
     return "no feature definitions have been applied. Run `feast -c feature_repo apply`"
 
 
+def _no_stream_here(settings: Settings) -> str | None:
+    if settings.flink is None:
+        return _no_plan(settings)
+    return f"the stream belongs on the Flink cluster at {settings.flink}. Run `headwater stream submit`"
+
+
 def _no_champion(settings: Settings) -> str | None:
     if has_champion(settings):
         return None
@@ -147,7 +153,7 @@ PARTS = (
         command=_module("streaming.job"),
         answers=_marked("stream"),
         ports={"stream_metrics_port": lambda settings: settings.stream_metrics_port},
-        lacking=_no_plan,
+        lacking=_no_stream_here,
     ),
     Spec(
         name="archive",

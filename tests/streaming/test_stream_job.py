@@ -31,7 +31,7 @@ from headwater.records import ENVELOPE, SourceRecord, parse_record
 from headwater.runtime import kafka as kafka_server
 from headwater.runtime.ports import free_port
 from headwater.settings import Settings
-from streaming import health, progress, telemetry
+from streaming import cluster, health, progress, telemetry
 from streaming.archive import catch_up
 from streaming.job import parallelism
 
@@ -421,7 +421,7 @@ def test_prometheus_reads_what_stream_status_tells(stream):
 
 def test_a_job_on_a_cluster_is_found_by_its_name(stream):
     job = progress.running_job(stream.settings)
-    found = telemetry.cluster_job(job.rest, stream.plan)
+    found = cluster.run_facts(job.rest, stream.plan.project)
     assert (found.job_id, found.workers) == (job.job_id, 0)
     with telemetry.connect(stream.settings) as store:
         facts = telemetry.gather(stream.settings, stream.plan, store, found)
