@@ -10,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ from streaming.health import RunFacts
 
 GROUP, STATEMENTS = "headwater.group", "headwater.statements"
 ENDED = ("FAILED", "FINISHED", "CANCELED")
-SUBMIT_S = 300
+SUBMIT_S, SUBMIT_LOG = 300, "flink-submit.log"
 _JOB_ID = re.compile(r"JobID ([0-9a-f]{32})")
 
 
@@ -97,17 +98,22 @@ def submit(
             f"flink at {rest}: job {job.job_id} ({job.state}) runs there from other definitions. End it with `flink "
             f"cancel {job.job_id}`, and submit again: a changed job folds from the first event, over the same tiles."
         )
-    settings.log_dir.mkdir(parents=True, exist_ok=True)
-    told = {**os.environ, **environment(settings), "FLINK_LOG_DIR": str(settings.log_dir.resolve())}
-    command = _command(rest, parallelism, savepoint)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SUBMIT_S, check=False, env=told)
-    accepted, log = _JOB_ID.search(done.stdout), settings.log_dir / "flink-submit.log"
-    log.write_text(done.stdout + done.stderr)
-    if done.returncode or accepted is None:
-        raise UnavailableError(
-            f"flink at {rest}: the job is not accepted, {_reason(done)}. {log} has all that was said."
-        )
+    said = _run(settings, _command(rest, parallelism, savepoint))
+    accepted = _JOB_ID.search(said)
+    if accepted is None:
+        log = settings.log_dir / SUBMIT_LOG
+        raise UnavailableError(f"flink at {rest}: the job is not accepted, {_reason(said)}. {log} has all of it.")
     return {"job_id": accepted[1], "submitted": True}
+
+
+def _run(settings: Settings, command: list[str]) -> str:
+    """Run Flink's client; return what it says, which is kept too."""
+    log = settings.log_dir / SUBMIT_LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
+    told = {**os.environ, **environment(settings), "FLINK_LOG_DIR": str(log.parent.resolve())}
+    with log.open("w") as output, suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=SUBMIT_S, check=False, env=told)
+    return log.read_text()
 
 
 def _command(rest: str, parallelism: int | None, savepoint: str | None) -> list[str]:
@@ -145,8 +151,7 @@ def _ask(rest: str, path: str) -> Any:
         ) from None
 
 
-def _reason(done: "subprocess.CompletedProcess[str]") -> str:
+def _reason(said: str) -> str:
     """What of the client's output says why: a Java cause, or the last line of the program that it ran."""
-    said = done.stderr if "Caused by: " in done.stderr else done.stdout + done.stderr
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return health.root_cause(said) if "Caused by: " in said else (lines or ["no reason was given"])[-1][:500]

@@ -25,7 +25,7 @@ from headwater.runtime import kafka
 from headwater.settings import addresses
 
 ENGINES = ("naive", "spark", "flink", "reader")
-ROUND_CELLS = 2_500_000
+ROUND_CELLS = 1_250_000
 
 
 def measure(
@@ -49,9 +49,8 @@ def measure(
                 half.compare(one, math.ceil(cells / rounds), tallies)
             told = ", ".join(f"{name} {tally.compared:,}" for name, tally in tallies.items())
             err.print(f"round {number + 1} of {rounds}: {told} cells")
-    return [
-        _measure(name, tally, f"{rounds} rounds, {events:,} events, seed {seed}") for name, tally in tallies.items()
-    ]
+    told = f"rounds: {rounds}, events: {events:,}, seed: {seed}"
+    return [_measure(name, tally, told) for name, tally in tallies.items()]
 
 
 def _halves(engines: str) -> list[Any]:

@@ -94,11 +94,12 @@ def _pause(chance: random.Random, usual_ms: int) -> int:
 
 
 def _lateness(chance: random.Random, horizon_ms: int | None) -> int:
-    edges = () if horizon_ms is None else (horizon_ms, horizon_ms + 1, horizon_ms - 1, 2 * horizon_ms)
-    kinds = (0, 0, 0, 0, 0, 0, chance.randrange(60_000), chance.randrange(HOUR_MS), -chance.randrange(300_000))
-    return chance.choice((-300_000, -300_001, chance.randrange(12 * HOUR_MS), *edges)) if chance.random() < 0.03 else (
-        chance.choice(kinds)
-    )  # fmt: skip
+    """How long before its arrival an event happened, in milliseconds; below zero its clock is ahead."""
+    if chance.random() < 0.03:
+        edges = [] if horizon_ms is None else [horizon_ms, horizon_ms + 1, horizon_ms - 1, 2 * horizon_ms]
+        return chance.choice([-300_000, -300_001, chance.randrange(12 * HOUR_MS), *edges])
+    near = [chance.randrange(60_000), chance.randrange(HOUR_MS), -chance.randrange(300_000)]
+    return chance.choice([0] * 6 + near)
 
 
 def _copy(chance: random.Random, one: Sent, now: int) -> Sent:

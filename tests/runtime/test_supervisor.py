@@ -123,6 +123,12 @@ def test_serving_waits_for_a_promoted_model(tmp_path: Path) -> None:
     assert has_champion(settings)
 
 
+def test_the_stream_is_left_to_the_cluster_that_the_settings_name(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path).model_copy(update={"flink": "http://jobmanager:8081"})
+    with pytest.raises(UnavailableError, match="stream: cannot start, the stream belongs on the Flink cluster at http"):
+        supervisor.start(settings, ["stream"])
+
+
 def test_an_unknown_part_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"postgres: not a part\. Choose from kafka"):
         supervisor.start(settings_in(tmp_path), ["postgres"])
