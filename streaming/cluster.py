@@ -4,6 +4,7 @@ What a job on a cluster is, it says itself, in its global parameters: its consum
 """
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -102,7 +103,7 @@ def submit(
     accepted = _JOB_ID.search(said)
     if accepted is None:
         log = settings.log_dir / SUBMIT_LOG
-        raise UnavailableError(f"flink at {rest}: the job is not accepted, {_reason(said)}. {log} has all of it.")
+        raise UnavailableError(f"flink at {rest}: submitting failed, {_reason(said)} {log} has all that was said.")
     return {"job_id": accepted[1], "submitted": True}
 
 
@@ -117,19 +118,28 @@ def _run(settings: Settings, command: list[str]) -> str:
 
 
 def _command(rest: str, parallelism: int | None, savepoint: str | None) -> list[str]:
-    """Jars are named here, not in code, where they would displace the cluster's own."""
+    return [
+        str(_pyflink() / "bin" / "flink"), "run", "--detached", "--jobmanager", urlsplit(rest).netloc,
+        *(() if parallelism is None else ("--parallelism", str(parallelism))),
+        *(() if savepoint is None else ("--fromSavepoint", savepoint)),
+        "--pyClientExecutable", sys.executable, "--pyExecutable", sys.executable, "--pyModule", "streaming.job",
+    ]  # fmt: skip
+
+
+def jars() -> str:
+    """What a job takes to a cluster, as ``pipeline.jars``: naming any displaces that of Flink's Python, so it is named.
+
+    Flink's client would overwrite what it is given on its command line.
+    """
+    named = [*flink_jars(), *sorted((_pyflink() / "opt").glob("flink-python-*.jar"))]
+    return ";".join(jar.resolve().as_uri() for jar in named)
+
+
+def _pyflink() -> Path:
     spec = find_spec("pyflink")  # located, never imported
     assert spec is not None
     assert spec.origin is not None
-    home = Path(spec.origin).parent
-    jars = [*flink_jars(), *sorted((home / "opt").glob("flink-python-*.jar"))]
-    return [
-        str(home / "bin" / "flink"), "run", "--detached", "--jobmanager", urlsplit(rest).netloc,
-        *(() if parallelism is None else ("--parallelism", str(parallelism))),
-        *(() if savepoint is None else ("--fromSavepoint", savepoint)),
-        "-D", "pipeline.jars=" + ";".join(jar.resolve().as_uri() for jar in jars),
-        "--pyClientExecutable", sys.executable, "--pyExecutable", sys.executable, "--pyModule", "streaming.job",
-    ]  # fmt: skip
+    return Path(spec.origin).parent
 
 
 def _rest_of(settings: Settings) -> str:
@@ -152,6 +162,6 @@ def _ask(rest: str, path: str) -> Any:
 
 
 def _reason(said: str) -> str:
-    """What of the client's output says why: a Java cause, or the last line of the program that it ran."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return health.root_cause(said) if "Caused by: " in said else (lines or ["no reason was given"])[-1][:500]
+    """What of the client's output says why: what our program logged as its reason, else the cause of a Java error."""
+    logged = [line for line in said.splitlines() if line.startswith("{") and '"reason": ' in line]
+    return str(json.loads(logged[-1])["reason"]) if logged else health.root_cause(said)

@@ -344,7 +344,9 @@ def submit(settings: Settings) -> None:
     plan = load_plan(settings.repo)
     group, told = cluster.parameters(plan.project, program_of(plan, settings).statements)
     storage = settings.checkpoints or settings.checkpoints_dir.resolve().as_uri()
-    options = cluster_options(settings) | told | {"execution.checkpointing.dir": storage}
+    options = (
+        cluster_options(settings) | told | {"execution.checkpointing.dir": storage, "pipeline.jars": cluster.jars()}
+    )
     flink.start(program_of(plan, settings, group), addresses(settings).redis, options)
 
 
