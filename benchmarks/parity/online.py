@@ -9,6 +9,7 @@ import psutil
 
 from benchmarks.oracle import History
 from benchmarks.parity.cells import Tally, differing, judge
+from benchmarks.parity.events import START
 from benchmarks.parity.rounds import Round, edge, entities, instants_each, reach_ms, send
 from benchmarks.parts import log_of, running, wait
 from headwater.clock import ManualClock
@@ -16,7 +17,7 @@ from headwater.errors import UnavailableError
 from headwater.online.connect import connect
 from headwater.online.fetch import Key
 from headwater.online.reader import OnlineReader
-from headwater.plan import View
+from headwater.plan import DAY_MS, View
 from headwater.runtime import process
 from headwater.runtime.ready import is_marked
 from headwater.settings import Settings, addresses
@@ -24,8 +25,8 @@ from streaming import progress, telemetry
 
 JOB = "streaming.job"
 READER, MATRIX = "Flink, store, reader", "Flink, store, read_matrix"
-BATCH, ROWS = 64, 300
-"""Entities read at a time; rows of a matrix, drawn from what was sent."""
+BATCH, ROWS, READS = 64, 300, 5
+"""Entities read at a time; rows of a matrix, drawn from what was sent, and how often they are read as time passes."""
 
 
 def compare(one: Round, cells: int, tallies: dict[str, Tally]) -> None:
@@ -121,26 +122,35 @@ def _history(view: View, held: Mapping[Key, History], key: Key) -> History:
 def _matrix(
     reader: OnlineReader, clock: ManualClock, one: Round, source: str, chance: np.random.Generator, tally: Tally
 ) -> None:
-    """Read rows of several entities each, as serving does: float32, defaults in gaps, each view at its own instant."""
+    """Read rows of several entities each, as serving does: float32, defaults in gaps, each view at its own instant.
+
+    First while the clock is behind all events, so that each is read just after its newest, then as time passes.
+    """
     views = [view for view in one.plan.views if view.source == source]
     names = list(dict.fromkeys(key for view in views for key in view.join_keys))
-    stream = [sent.fields for sent in one.streams[source] if all(sent.fields[name] for name in names)]
-    rows = [stream[place] for place in chance.integers(0, len(stream), ROWS)]
-    for _ in range(5):
+    whole = [sent.fields for sent in one.streams[source] if all(sent.fields[name] for name in names)]
+    rows = [whole[place] for place in chance.integers(0, len(whole), ROWS)]
+    until = max(sent.ingest_time for sent in one.streams[source])
+    for now in (0, *sorted(chance.integers(START, until + DAY_MS, READS).tolist())):
+        clock.advance(now - clock.now_ms())
         matrix = reader.read_matrix(source, {name: [row[name] for row in rows] for name in names})
-        clock.advance(int(chance.integers(1, 24 * 3_600_000)))
-        column = 0
+        columns = iter(matrix.values.T)
         for view in views:
             keys = [tuple(row[name] for name in view.join_keys) for row in rows]
-            at = matrix.views[view.name].at[matrix.rows[view.name]].tolist()
-            asked = list(zip(keys, at, strict=True))
-            naive = [_history(view, one.histories[view.name], key).at(t)[1] for key, t in asked]
-            for place, aggregate in enumerate(view.aggregates):
-                if not aggregate.is_list:
-                    want = np.array([_served(cells[place], aggregate.default) for cells in naive], np.float32)
-                    got = np.ascontiguousarray(matrix.values[:, column])
-                    tally.count(view, aggregate, asked, differing(want, got), want, got)
-                    column += 1
+            asked = list(zip(keys, matrix.views[view.name].at[matrix.rows[view.name]].tolist(), strict=True))
+            _judge_numbers(tally, view, asked, one.histories[view.name], columns)
+
+
+def _judge_numbers(
+    tally: Tally, view: View, asked: Sequence[tuple[Key, int]], held: Mapping[Key, History], columns: Iterator[Any]
+) -> None:
+    """Hold the next columns of a matrix, one for each feature that is a number, to the naive answers."""
+    naive = [_history(view, held, key).at(t)[1] for key, t in asked]
+    for place, aggregate in enumerate(view.aggregates):
+        if not aggregate.is_list:
+            want = np.array([_served(cells[place], aggregate.default) for cells in naive], np.float32)
+            got = np.ascontiguousarray(next(columns))
+            tally.count(view, aggregate, asked, differing(want, got), want, got)
 
 
 def _served(value: Any, default: float | None) -> float:
