@@ -132,7 +132,7 @@ def _matrix(
     rows = [whole[place] for place in chance.integers(0, len(whole), ROWS)]
     until = max(sent.ingest_time for sent in one.streams[source])
     for now in (0, *sorted(chance.integers(START, until + DAY_MS, READS).tolist())):
-        clock.advance(now - clock.now_ms())
+        clock.set(now)
         matrix = reader.read_matrix(source, {name: [row[name] for row in rows] for name in names})
         columns = iter(matrix.values.T)
         for view in views:
