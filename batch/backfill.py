@@ -1,11 +1,12 @@
 """Seed the online store with history: base tiles of windowed views, newest rows of ready-made ones.
 
-What was imported (partition -1) lies below the cut at which the stream begins, so its tiles go to the base slot. Each
-is absolute: running the backfill again, or over a half-finished one, ends in the same bytes.
+What was imported (partition -1) and what the topic held below the cut from which on the stream folds a table
+(:mod:`headwater.online.cuts`) goes to the table's base slot. Its tiles are absolute: running the backfill again, or
+over a half-finished one, ends in the same bytes.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,15 @@ import pyarrow as pa
 from batch.events import Archive, archive_of, columns_of, group_codes, kernel_events, keys_of
 from batch.session import read_parquet
 from batch.tiles import Tiles, event_hashes, fold_tiles
-from headwater.errors import DefinitionError
+from headwater.errors import DefinitionError, UnavailableError
 from headwater.log import get_logger
 from headwater.online.codec import encode_row, is_fixed
 from headwater.online.connect import connect
+from headwater.online.cuts import Cut, mark_backfilled, read_cuts
 from headwater.online.writer import Key, OnlineWriter
-from headwater.plan import BatchView, FeaturePlan, OnDemandView, View
+from headwater.plan import BatchView, FeaturePlan, OnDemandView, Table, View
 from headwater.settings import Settings, addresses
+from streaming.archive import archived_offsets
 
 BUCKETS = 8
 """Parts of the key space that are folded one at a time in each worker."""
@@ -39,6 +42,14 @@ class Backfilled:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """Tables of a view that have one cut, and the archive below it."""
+
+    archive: Archive
+    tables: tuple[Table, ...]
+
+
 def backfill(
     spark: Any,
     settings: Settings,
@@ -48,35 +59,36 @@ def backfill(
     materialize: bool = True,
     report: Callable[[str], None] | None = None,
 ) -> Backfilled:
-    """Fold the imported history of the views named, all by default.
+    """Fold the history of the views named, all by default: what was imported, and what lies below their tables' cuts.
 
     Parameters
     ----------
     now_ms
         Ready-made views are written as of this instant.
     materialize
-        Write to the online store; else only fold and count.
+        Write to the online store; else only fold and count, of what was imported alone.
     report
         Called with each view's name when it begins.
+
+    Raises
+    ------
+    UnavailableError
+        The online store does not answer, or the archive has not reached a cut yet.
     """
     begun = time.monotonic()
     chosen: list[View | BatchView | OnDemandView] = [plan.view(name) for name in views or []]
     chosen = chosen or [*plan.views, *plan.batch_views]
     url = addresses(settings).redis if materialize else None
-    if url is not None:
-        _answers(url)
-    archives = {
-        view.source: archive_of(spark, settings, plan, view.source, imported=True)
-        for view in chosen if isinstance(view, View)
-    }  # fmt: skip
-    some = any(archive.is_there for archive in archives.values())
+    histories = _histories(spark, settings, plan, [view for view in chosen if isinstance(view, View)], url)
+    some = any(history.archive.is_there for parts in histories.values() for history in parts)
     tiles = rows = 0
     for view in chosen:
         if report:
             report(view.name)
         if isinstance(view, View):
-            archive = archives[view.source]  # a topic without history has no tiles, where another has some
-            written = 0 if some and not archive.is_there else _backfill_view(archive, view, url, plan.project)
+            # a topic without history has no tiles, where another has some
+            held = [history for history in histories[view.name] if history.archive.is_there or not some]
+            written = sum(_backfill_tables(history, view, url, plan.project) for history in held)
             tiles += written
         elif isinstance(view, BatchView):
             written = materialize_batch(spark, view, now_ms, url, plan.project)
@@ -88,16 +100,69 @@ def backfill(
     return Backfilled(len(stored), tiles, rows, round(time.monotonic() - begun, 3))
 
 
-def _backfill_view(archive: Archive, view: View, url: str | None, project: str) -> int:
+def _histories(
+    spark: Any, settings: Settings, plan: FeaturePlan, views: Sequence[View], url: str | None
+) -> dict[str, list[History]]:
+    """By view, its tables and what to fold into their base slots; tables of one cut share an archive."""
+    cuts = _cuts(url, plan.project)
+    archives: dict[tuple[str, tuple[tuple[int, int], ...]], Archive] = {}
+    histories: dict[str, list[History]] = {}
+    for view in views:
+        tables: dict[tuple[tuple[int, int], ...], list[Table]] = {}
+        for table in view.tables:
+            tables.setdefault(tuple(sorted(_offsets(view, cuts.get(table.id)).items())), []).append(table)
+        for below, together in tables.items():
+            _check_reached(settings, view, plan.source(view.source).topic, dict(below))
+            if (view.source, below) not in archives:
+                archives[view.source, below] = archive_of(spark, settings, plan, view.source, below=dict(below))
+            histories.setdefault(view.name, []).append(History(archives[view.source, below], tuple(together)))
+    return histories
+
+
+def _cuts(url: str | None, project: str) -> dict[str, Cut]:
+    """Read the cuts, and so refuse a store that does not answer before an hour of folding rather than after it."""
+    if url is None:
+        return {}
+    with connect(url) as client:
+        return read_cuts(client, project)
+
+
+def _offsets(view: View, cut: Cut | None) -> Mapping[int, int]:
+    if cut is not None and cut.is_dropped:
+        raise UnavailableError(
+            f"{view.name}: it was dropped, and the stream has not been started since it is back, so what is the "
+            "backfill's is not settled. Run `headwater up --only stream`, then this again."
+        )
+    return {} if cut is None else cut.offsets
+
+
+def _check_reached(settings: Settings, view: View, topic: str, below: Mapping[int, int]) -> None:
+    """Refuse to fold what is not archived yet: the stream does not fold it either."""
+    archived = archived_offsets(settings, topic) if below else {}
+    for number, end in below.items():
+        if archived.get(number, 0) < end:
+            raise UnavailableError(
+                f"{view.name}: the stream folds it from offset {end} of partition {number} of topic {topic} on, and "
+                f"the archive has come to {archived.get(number, 0)}. Run `headwater archive`, then this again."
+            )
+
+
+def _backfill_tables(history: History, view: View, url: str | None, project: str) -> int:
     """Tiles folded; the buckets of the view's keys are spread over the workers."""
     keys = keys_of(view)
-    projected = archive.project(view, columns_of(view))
+    projected = history.archive.project(view, columns_of(view))
     bucketed = projected.selectExpr("*", f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket")
-    written = bucketed.groupBy("_bucket").applyInArrow(_bucket_writer(view, url, project), "tiles long")
-    return int(written.groupBy().sum("tiles").first()[0] or 0)
+    write = _bucket_writer(view, history.tables, url, project)
+    tiles = bucketed.groupBy("_bucket").applyInArrow(write, "tiles long").groupBy().sum("tiles").first()[0]
+    if url is not None and history.archive.below:
+        with connect(url) as client:
+            mark_backfilled(client, project, [table.id for table in history.tables], history.archive.below)
+    return int(tiles or 0)
 
 
-def _bucket_writer(view: View, url: str | None, project: str) -> Callable[[pa.Table], pa.Table]:
+def _bucket_writer(
+    view: View, tables: Sequence[Table], url: str | None, project: str
+) -> Callable[[pa.Table], pa.Table]:
     def write(rows: pa.Table) -> pa.Table:
         (group,) = group_codes([rows[name] for name in keys_of(view)])
         _, first = np.unique(group, return_index=True)
@@ -107,7 +172,7 @@ def _bucket_writer(view: View, url: str | None, project: str) -> Callable[[pa.Ta
         hashes = event_hashes(events.event_id)
         writer = None if url is None else OnlineWriter(connect(url), project)
         count = 0
-        for table in view.tables:
+        for table in tables:
             tiles = fold_tiles(table, events, hashes)
             count += len(tiles)
             if writer is not None:
@@ -190,9 +255,3 @@ def _plain(column: pa.Array) -> list[Any]:
         column = column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
     values: list[Any] = column.to_pylist()
     return values
-
-
-def _answers(url: str) -> None:
-    """Refuse before an hour of folding rather than after it."""
-    with connect(url) as client:
-        client.ping()

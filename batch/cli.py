@@ -23,8 +23,9 @@ def backfill(
 ) -> None:
     """Example: headwater backfill --materialize.
 
-    Fold the imported history into tiles, and with --materialize put them, and the newest ready-made rows, into the
-    online store, beneath what the stream writes. Run again, it ends in the same bytes.
+    Fold history into tiles, and with --materialize put them, and the newest ready-made rows, into the online store,
+    beneath what the stream writes: what was imported and, of a view that is newer than its topic, what the archive has
+    of before the stream folded it. Run again, it ends in the same bytes.
     """
     from batch.backfill import backfill as run
     from batch.session import spark_session

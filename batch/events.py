@@ -4,7 +4,7 @@ Shape of what a view's projection yields here, one row an event: its join keys a
 reads them (fractions as int64 millionths), ``_event_id``, ``_event_time`` and ``_ingest_time`` (epoch ms).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -35,8 +35,8 @@ _PLACE = "ingest_time bigint, partition int, offset bigint, date date"
 class Archive:
     """Archived events of one source with ``since_ms <= event_time < until_ms``, each once.
 
-    Of copies sharing an id the first by (ingest time, partition, offset) counts. ``imported`` reads the historic import
-    alone, which the stream never sees.
+    Of copies sharing an id the first by (ingest time, partition, offset) counts. With ``below``, offsets by partition,
+    only the historic import, which the stream never sees, and what lies below them is read.
     """
 
     spark: Any
@@ -44,7 +44,7 @@ class Archive:
     source: Source
     since_ms: int | None = None
     until_ms: int | None = None
-    imported: bool = False
+    below: Mapping[int, int] | None = None
 
     def project(self, view: View, columns: Collection[str] = (), ordered: bool = True) -> Any:
         """DataFrame of a view's events, with its join keys and the ``columns`` named.
@@ -83,8 +83,9 @@ class Archive:
             conditions.append(f"date >= DATE'{_date(self.since_ms)}' AND {time} >= {self.since_ms}")
         if self.until_ms is not None:
             conditions.append(f"date <= DATE'{_date(self.until_ms)}' AND {time} < {self.until_ms}")
-        if self.imported:
-            conditions.append("partition < 0")
+        if self.below is not None:
+            parts = (f"partition = {number} AND offset < {end}" for number, end in self.below.items())
+            conditions.append(f"({' OR '.join(['partition < 0', *parts])})")
         return " AND ".join(conditions)
 
     def _without_copies(self, read: Any) -> Any:

@@ -27,17 +27,22 @@ stream = typer.Typer(
 def plan(repo: RepoOption = None, as_json: JsonFlag = False) -> None:
     """Example: headwater stream plan.
 
-    Print the job's SQL as compiled from the feature definitions, and what it keeps for each table of tiles.
+    Say what the next start would go on from and why, and how to backfill what is new then; then print the job's SQL as
+    compiled from the feature definitions, and what it keeps for each table of tiles.
     """
     from headwater.registry.manifest import load_plan
     from streaming.job import program_of
+    from streaming.lineage import next_start
     from streaming.sql import describe
 
     settings = _settings(repo)
-    program = program_of(load_plan(settings.repo), settings)
+    features = load_plan(settings.repo)
+    start, cuts, told = next_start(features, settings)
+    program = program_of(features, settings, start.lineage.group, start.lineage.layout, cuts)
     if as_json:
-        emit({"tables": describe(program), "sql": program.statements}, as_json)
+        emit({"next_start": told, "tables": describe(program), "sql": program.statements}, as_json)
         return
+    emit(told, as_json, "Next start")
     for statement in program.statements:
         typer.echo(statement + ";\n")
     for table in describe(program):

@@ -1,10 +1,9 @@
 """The stream job: ``python -m streaming.job`` runs it in a local mini-cluster until it is told to end.
 
 Its JVM and Python workers are children in its own process group and session. State lives in checkpoints, which are
-kept when the job ends, by whatever end, and found again by the next start; a changed plan starts from the first event.
+kept when the job ends, by whatever end, and found again by the next start (:mod:`streaming.lineage`).
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -12,9 +11,8 @@ import shutil
 import signal
 import sys
 import time
-import uuid
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,8 @@ from headwater.errors import HeadwaterError
 from headwater.files import write_whole
 from headwater.kafka_io import describe, partitions_of
 from headwater.log import configure_logging, get_logger
+from headwater.online.connect import connect
+from headwater.online.cuts import Cut
 from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan
 from headwater.runtime.jars import flink_jars
@@ -33,6 +33,8 @@ from headwater.runtime.ready import mark_ready, ready_path
 from headwater.settings import Settings, addresses, get_settings
 from streaming import cluster, health, telemetry
 from streaming.health import Health, RunFacts
+from streaming.layout import Layout
+from streaming.lineage import begin, drop_others, first_cuts
 from streaming.progress import facts_path, running_job
 from streaming.sql import KafkaOptions, Program, compile_program
 
@@ -48,59 +50,20 @@ ROCKSDB_MB = 256
 LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """What a run's checkpoints belong to: the same statements over the same broker's log.
-
-    ``group`` is the consumer group under which the checkpoints' offsets are committed; a fresh state has a fresh one.
-    """
-
-    statements: str
-    cluster: str
-    group: str
-
-
-def program_of(plan: FeaturePlan, settings: Settings, group: str = "") -> Program:
+def program_of(
+    plan: FeaturePlan,
+    settings: Settings,
+    group: str = "",
+    layout: Layout | None = None,
+    cuts: Mapping[str, Cut] | None = None,
+) -> Program:
     """Compile a plan for the servers that the settings name."""
     return compile_program(
         plan,
         KafkaOptions(addresses(settings).kafka, group, settings.max_clock_skew_s * 1000, settings.max_event_bytes),
+        layout,
+        {table: cut.offsets for table, cut in (cuts or {}).items()},
     )
-
-
-def lineage_path(settings: Settings) -> Path:
-    """Where a run's lineage is kept, beside its checkpoints."""
-    return settings.checkpoints_dir / "lineage.json"
-
-
-def settle_lineage(plan: FeaturePlan, settings: Settings, cluster: str) -> tuple[Lineage, Path | None]:
-    """Return the run's lineage and the checkpoint to go on from; what belongs to another is deleted."""
-    told = (*program_of(plan, settings).statements, *health.BEAT_STATEMENTS, f"-- state: {settings.state_backend}")
-    statements = hashlib.sha256("\n".join(told).encode()).hexdigest()
-    checkpoint = newest_checkpoint(settings.checkpoints_dir)
-    try:
-        kept = Lineage(**json.loads(lineage_path(settings).read_text()))
-    except (OSError, ValueError, TypeError):
-        kept = None
-    if checkpoint is not None and kept is not None and (kept.statements, kept.cluster) == (statements, cluster):
-        return kept, checkpoint
-    shutil.rmtree(settings.checkpoints_dir, ignore_errors=True)
-    settings.checkpoints_dir.mkdir(parents=True)
-    fresh = Lineage(statements, cluster, f"{health.group_of(plan.project)}-{uuid.uuid4().hex[:12]}")
-    lineage_path(settings).write_text(json.dumps(asdict(fresh)))
-    return fresh, None
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint: one that has its metadata."""
-    complete = sorted(folder.glob("*/chk-*/_metadata"), key=lambda path: path.stat().st_mtime_ns)
-    return complete[-1].parent.resolve() if complete else None
-
-
-def drop_others(folder: Path, job_id: str) -> None:
-    """Delete the checkpoints of every run but this one, which by now has enough of its own."""
-    for other in {metadata.parents[1] for metadata in folder.glob("*/chk-*/_metadata")} - {folder / job_id}:
-        shutil.rmtree(other, ignore_errors=True)
 
 
 def parallelism(settings: Settings) -> int:
@@ -219,7 +182,8 @@ class Run:
         """Run until told to end (0) or until the job fails for good (1)."""
         settings = self._settings
         plan = load_plan(settings.repo)
-        lineage, checkpoint = settle_lineage(plan, settings, cluster_of(plan, settings))
+        start, cuts = begin(plan, settings, cluster_of(plan, settings))
+        lineage, checkpoint = start.lineage, start.checkpoint
         os.environ.update(jvm_environment(settings))
         shutil.rmtree(
             settings.rocksdb_dir, ignore_errors=True
@@ -227,11 +191,12 @@ class Run:
         from streaming import flink
 
         rest_port = free_port(settings.host)
-        self._log.info("stream_starting", tables=len(program_of(plan, settings).targets), resumes=str(checkpoint or ""))
+        self._log.info("stream_starting", tables=len(lineage.views), **start.as_dict())
         try:
             telemetry.expose(settings, plan, lambda: running_job(settings))
             options = flink_options(settings, checkpoint, rest_port)
-            client = flink.start(program_of(plan, settings, lineage.group), addresses(settings).redis, options)
+            program = program_of(plan, settings, lineage.group, lineage.layout, cuts)
+            client = flink.start(program, addresses(settings).redis, options)
             rest = f"http://{settings.host}:{rest_port}"
             job = RunFacts(os.getpid(), flink.job_id(client), rest, lineage.group, parallelism(settings))
             write_whole(facts_path(settings), json.dumps(asdict(job)))
@@ -338,7 +303,10 @@ def _quietly(action: Any) -> None:
 
 
 def submit(settings: Settings) -> None:
-    """Start the job on the cluster whose ``flink run`` started this process, and leave it there."""
+    """Start the job on the cluster whose ``flink run`` started this process, and leave it there.
+
+    A cluster keeps its own checkpoints, so that a table that is new is folded from the first event on.
+    """
     from streaming import flink
 
     plan = load_plan(settings.repo)
@@ -347,7 +315,9 @@ def submit(settings: Settings) -> None:
     options = (
         cluster_options(settings) | told | {"execution.checkpointing.dir": storage, "pipeline.jars": cluster.jars()}
     )
-    flink.start(program_of(plan, settings, group), addresses(settings).redis, options)
+    with connect(addresses(settings).redis) as store:
+        cuts = first_cuts(plan, store, cluster_of(plan, settings))
+    flink.start(program_of(plan, settings, group, cuts=cuts), addresses(settings).redis, options)
 
 
 def main(settings: Settings | None = None) -> int:

@@ -111,7 +111,7 @@ def wait_until_caught_up(settings: Settings, timeout_s: float) -> bool:
     while True:
         job = current_job(settings, plan.project)
         if job is None:
-            start = "headwater up stream" if settings.flink is None else "headwater stream submit"
+            start = "headwater up --only stream" if settings.flink is None else "headwater stream submit"
             raise UnavailableError(f"stream: the job is not running. Run `{start}`.")
         committed = committed_offsets(settings, job.group, ends)
         missing = sum(max(end - committed[key], 0) for key, end in wanted.items())
@@ -154,5 +154,5 @@ def _consumer(settings: Settings, group: str) -> Any:
 
 def _kafka_unavailable(settings: Settings, error: Exception) -> UnavailableError:
     return UnavailableError(
-        f"kafka at {addresses(settings).kafka}: does not answer, {error.args[0]}. Run `headwater up kafka`."
+        f"kafka at {addresses(settings).kafka}: does not answer, {error.args[0]}. Run `headwater up --only kafka`."
     )

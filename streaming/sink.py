@@ -91,7 +91,7 @@ class TileSink:
         table_of_row = np.asarray(columns["tbl"])
         for place in np.unique(table_of_row):
             rows = np.flatnonzero(table_of_row == place)
-            self._write_table(writer, self.program.targets[int(place)], columns, rows)
+            self._write_table(writer, self.program.by_number[int(place)], columns, rows)
         counts = tally(np.asarray(columns["newest"]), np.asarray(columns["ingest"]), clock.now_ms())
         client.eval(_COUNT, 1, stats_key(self.program.plan.project), *map(str, counts))
         return len(table_of_row)

@@ -8,20 +8,16 @@ pushes each query's columns below the deduplication, so a UNION would keep its s
 Nothing here imports Flink; every text can be read with ``headwater stream plan``.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
-import sqlglot
-from sqlglot import exp, generator, tokens
-from sqlglot.dialects.dialect import Dialect
-
-from headwater.errors import DefinitionError
 from headwater.events import MAX_ABS_VALUE, EventLimits
 from headwater.online.codec import EMPTY_MAX, EMPTY_MIN
 from headwater.plan import ColumnKind, FeaturePlan, Partial, Source, Table, View
-from headwater.registry.projection import guard_casts
 from streaming import reading
+from streaming.layout import KINDS, Layout, folded_as, layout_of, value_columns
+from streaming.projecting import columns_read, projected
 from streaming.reading import RecordReader
 from streaming.reading import name as _name
 
@@ -31,30 +27,6 @@ ID_DIGITS = 5
 """Of the length of the event id, which closes a list entry."""
 _FOLDS = {"sum": "SUM", "count": "COUNT", "min": "MIN", "max": "MAX", "sumsq": "SUM"}
 """What folds a tile's values; squares are summed as ``DECIMAL(38, 0)``."""
-
-
-class Flink(Dialect):  # type: ignore[misc]
-    """The projection's portable subset as Flink spells it: backticks, quotes doubled within a text."""
-
-    class Tokenizer(tokens.Tokenizer):  # type: ignore[misc]
-        """Backticks quote names."""
-
-        IDENTIFIERS = ["`"]  # noqa: RUF012
-
-    class Generator(generator.Generator):  # type: ignore[misc]
-        """STRING is the one type of another name, and a cast that fails gives NULL."""
-
-        TYPE_MAPPING = {  # noqa: RUF012
-            **generator.Generator.TYPE_MAPPING,
-            exp.DataType.Type.TEXT: "STRING",
-            exp.DataType.Type.VARCHAR: "STRING",
-        }
-        TRANSFORMS = {  # noqa: RUF012
-            **generator.Generator.TRANSFORMS,
-            # A text that is no number is NULL; as an error it would end the job, again at each restart.
-            exp.RegexpLike: lambda self, node: f"REGEXP({self.sql(node, 'this')}, {self.sql(node, 'expression')})",
-            exp.Cast: lambda self, node: f"TRY_CAST({self.sql(node, 'this')} AS {self.sql(node, 'to')})",
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +41,20 @@ class KafkaOptions:
 
 @dataclass(frozen=True)
 class Target:
-    """One table of the plan as the sink addresses it: by its place in ``Program.targets``."""
+    """One table of the plan as state and sink address it: by its number in the layout.
+
+    ``cut`` holds, by partition, the offset below which its events are the backfill's; of others all are folded.
+    """
 
     view: View
     table: Table
+    number: int
+    cut: Mapping[int, int] = field(default_factory=dict)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Projected columns whose numbers the table folds; the i-th travels as ``v<i>``."""
-        return tuple(dict.fromkeys(partial.column for partial in self.table.partials if partial.column is not None))
+        return value_columns(self.table)
 
     def name_of(self, partial: Partial) -> str:
         """Return the folded column that holds a partial, such as ``sum_0``."""
@@ -91,15 +68,19 @@ class Program:
 
     plan: FeaturePlan
     targets: tuple[Target, ...]
-    n_keys: int
-    partials: tuple[str, ...]
+    layout: Layout
     kafka: KafkaOptions
+
+    @cached_property
+    def by_number(self) -> dict[int, Target]:
+        """The tables by their number."""
+        return {target.number: target for target in self.targets}
 
     @property
     def sink_columns(self) -> tuple[str, ...]:
         """Arguments of the sink function, in order."""
-        keys = (f"k{at}" for at in range(self.n_keys))
-        return ("tbl", *keys, "tile", "cnt", "newest", "ingest", "hash", *self.partials, "entries")
+        keys = (f"k{at}" for at in range(self.layout.n_keys))
+        return ("tbl", *keys, "tile", "cnt", "newest", "ingest", "hash", *self.layout.partials, "entries")
 
     @property
     def statements(self) -> tuple[str, ...]:
@@ -128,14 +109,13 @@ class Program:
 
     @property
     def _kinds(self) -> tuple[str, ...]:
-        """Kinds of tables the plan has; each kind is folded by one operator."""
-        held = {_folded_as(target.table) for target in self.targets}
-        return tuple(kind for kind in ("fixed", "last", "distinct") if kind in held)
+        """Kinds of tables there are or have been; each kind is folded by one operator."""
+        return tuple(kind for kind in KINDS if any(kind in topic.kinds for topic in self.layout.topics))
 
     @property
     def _sources(self) -> list[Source]:
-        read = {target.view.source for target in self.targets}
-        return [source for source in self.plan.sources if source.name in read]
+        read = {source.topic: source for source in self.plan.sources}
+        return [read[topic.topic] for topic in self.layout.topics]
 
     @property
     def _numbered(self) -> list[tuple[int, Source]]:
@@ -161,9 +141,9 @@ class Program:
             yield f"CREATE TEMPORARY VIEW `hw_first_{number}` AS {first}"
         for kind in self._kinds:
             yield f"CREATE TEMPORARY VIEW `hw_{kind}` AS " + " UNION ALL ".join(
-                self._fan_out(f"hw_first_{number}", targets)
+                self._fan_out(f"hw_first_{number}", self._targets_of(source, kind))
                 for number, source in self._numbered
-                if (targets := self._targets_of(source, kind))
+                if kind in self.layout.topics[number].kinds
             )
         yield "CREATE TEMPORARY TABLE `hw_out` (`written` BIGINT) WITH ('connector' = 'blackhole')"
 
@@ -175,35 +155,36 @@ class Program:
                 read |= columns_read(target.view)
         return sorted(read)
 
-    def _targets_of(self, source: Source, kind: str) -> list[tuple[int, Target]]:
+    def _targets_of(self, source: Source, kind: str) -> list[Target]:
         return [
-            (at, target) for at, target in enumerate(self.targets)
-            if target.view.source == source.name and _folded_as(target.table) == kind
+            target for target in self.targets
+            if target.view.source == source.name and folded_as(target.table) == kind
         ]  # fmt: skip
 
-    def _fan_out(self, first: str, targets: Sequence[tuple[int, Target]]) -> str:
-        """Turn an event into a row for each table; those that do not fold it have ``tbl`` -1 and are dropped."""
-        n_values = 1 + max((int(name.rpartition("_")[2]) for name in self.partials), default=-1)
-        rows = ", ".join(
-            _table_row(at, target, self.plan.source(target.view.source), self.n_keys, n_values)
-            for at, target in targets
-        )
-        keys = [f"k{at}" for at in range(self.n_keys)]
+    def _fan_out(self, first: str, targets: Sequence[Target]) -> str:
+        """Turn an event into a row for each table; those that do not fold it have ``tbl`` -1 and are dropped.
+
+        Operators stay though their tables are gone: to those of a kind no table is left of, no row gets.
+        """
+        n_keys, n_values = self.layout.n_keys, self.layout.n_values
+        rows = [_table_row(one, self.plan.source(one.view.source), n_keys, n_values) for one in targets]
+        rows = rows or [_no_row(n_keys, n_values)]
+        keys = [f"k{at}" for at in range(n_keys)]
         names = [_name(name) for name in ("tbl", *keys, "tile", *(f"v{at}" for at in range(n_values)), "entry")]
         picked = ", ".join(f"f.{name}" for name in names)
         return (
             f"SELECT {picked}, e.`hw_time`, e.`hw_ingest`, e.`hw_hash` FROM `{first}` AS e "
-            f"CROSS JOIN UNNEST(ARRAY[{rows}]) AS f({', '.join(names)}) WHERE f.`tbl` >= 0"
+            f"CROSS JOIN UNNEST(ARRAY[{', '.join(rows)}]) AS f({', '.join(names)}) WHERE f.`tbl` >= 0"
         )
 
     def _fold(self, kind: str) -> str:
         """Fold all tables of one kind; what the kind does not have is NULL."""
-        group = ", ".join(_name(name) for name in ("tbl", *(f"k{at}" for at in range(self.n_keys)), "tile"))
+        group = ", ".join(_name(name) for name in ("tbl", *(f"k{at}" for at in range(self.layout.n_keys)), "tile"))
         if kind == "fixed":
-            partials = [_partial(name) for name in self.partials]
+            partials = [_partial(name) for name in self.layout.partials]
             entries = "CAST(NULL AS ARRAY<STRING>)"
         else:
-            partials = [f"{_nothing(name)} AS `{name}`" for name in self.partials]
+            partials = [f"{_nothing(name)} AS `{name}`" for name in self.layout.partials]
             distinct = "DISTINCT " if kind == "distinct" else ""
             entries = f"ARRAY_AGG({distinct}`entry`) FILTER (WHERE `entry` IS NOT NULL)"
         marks = "COUNT(*) AS `cnt`, MAX(`hw_time`) AS `newest`, MAX(`hw_ingest`) AS `ingest`, SUM(`hw_hash`) AS `hash`"
@@ -211,16 +192,27 @@ class Program:
         return f"SELECT {group}, {folds} FROM `hw_{kind}` GROUP BY {group}"
 
 
-def compile_program(plan: FeaturePlan, kafka: KafkaOptions) -> Program:
-    """Lay out all tables of a plan for one sink."""
-    targets = tuple(Target(view, table) for view in plan.views for table in view.tables)
-    return Program(
-        plan=plan,
-        targets=targets,
-        n_keys=max((len(target.view.join_keys) for target in targets), default=1),
-        partials=tuple(sorted({target.name_of(p) for target in targets for p in target.table.partials})),
-        kafka=kafka,
+def compile_program(
+    plan: FeaturePlan,
+    kafka: KafkaOptions,
+    layout: Layout | None = None,
+    cuts: Mapping[str, Mapping[int, int]] | None = None,
+) -> Program:
+    """Lay out all tables of a plan for one sink.
+
+    Parameters
+    ----------
+    layout
+        Of the state to go on from; a fresh one by default.
+    cuts
+        By table, then by partition: offsets below which the stream leaves events to the backfill.
+    """
+    layout, cuts = layout or layout_of(plan), cuts or {}
+    numbers = {table: number for number, table in enumerate(layout.tables)}
+    targets = (
+        Target(view, table, numbers[table.id], cuts.get(table.id, {})) for view in plan.views for table in view.tables
     )
+    return Program(plan, tuple(targets), layout, kafka)
 
 
 def first_of_each_id(events: str, needed: Sequence[str]) -> str:
@@ -239,55 +231,42 @@ def first_of_each_id(events: str, needed: Sequence[str]) -> str:
     )
 
 
-def projected(view: View, source: Source) -> tuple[dict[str, str], str | None]:
-    """Return each column of a view's projection as a Flink expression, and its condition."""
-    tree = _entries(view, guard_casts(_projection(view), reading.columns_of(source)))
-    columns = {item.alias_or_name: _flink(item.unalias()) for item in tree.expressions}
-    where = tree.args.get("where")
-    return columns, _flink(where.this) if where else None
+def _table_row(target: Target, source: Source, n_keys: int, n_values: int) -> str:
+    """Write what one table folds of an event.
 
-
-def columns_read(view: View) -> set[str]:
-    """Columns of its source that a view's projection names; an entry of a map is ``column.key``."""
-    return {column.name for column in _entries(view, _projection(view)).find_all(exp.Column)}
-
-
-def _projection(view: View) -> exp.Expression:
-    return sqlglot.parse_one(view.projection, read="spark")
-
-
-def _entries(view: View, tree: exp.Expression) -> exp.Expression:
-    """Make an entry of a map a column of its own: nothing else of the map is carried along."""
-
-    def entry(node: exp.Expression) -> exp.Expression:
-        if not isinstance(node, exp.Bracket):
-            return node
-        (key,) = node.expressions
-        if not isinstance(node.this, exp.Column) or not (isinstance(key, exp.Literal) and key.is_string):
-            raise DefinitionError(f"{view.name}: {node.sql('spark')} is not map['key']. Write the key as a text.")
-        return exp.column(reading.entry(node.this.name, key.name), quoted=True)
-
-    return tree.transform(entry)
-
-
-def _table_row(place: int, target: Target, source: Source, n_keys: int, n_values: int) -> str:
-    """Write what one table folds of an event."""
+    TRY_CAST says that a field may be NULL where Flink could prove that it is not: which types the state has must not
+    depend on the views. A lifetime's tile is 0, told by the event, else an array of literals would make it a join.
+    """
     columns, condition = projected(target.view, source)
     kinds = target.view.columns
     keys = [columns[key] for key in target.view.join_keys]
     needed = [*([f"({condition})"] if condition else []), *(f"({key}) IS NOT NULL" for key in keys)]
+    needed += [_from(target.cut)] if target.cut else []
     values = [_value(f"({columns[column]})", kinds[column]) for column in target.columns]
     hop = target.table.hop_ms
     fields = [
-        f"CASE WHEN {' AND '.join(needed)} THEN {place} ELSE -1 END",
-        *(f"CAST({key} AS STRING)" for key in keys),
+        f"CASE WHEN {' AND '.join(needed)} THEN {target.number} ELSE -1 END",
+        *(f"TRY_CAST({key} AS STRING)" for key in keys),
         *["CAST(NULL AS STRING)"] * (n_keys - len(keys)),
-        "CAST(0 AS BIGINT)" if hop is None else f"`hw_time` / {hop}",
-        *values,
+        "`hw_time` * 0" if hop is None else f"`hw_time` / {hop}",
+        *(f"TRY_CAST({value} AS BIGINT)" for value in values),
         *["CAST(NULL AS BIGINT)"] * (n_values - len(values)),
-        _entry(target, columns),
+        f"TRY_CAST({_entry(target, columns)} AS STRING)",
     ]
     return f"ROW({', '.join(fields)})"
+
+
+def _no_row(n_keys: int, n_values: int) -> str:
+    """Write a row that is dropped."""
+    nothing = [*["CAST(NULL AS STRING)"] * n_keys, "`hw_time`", *["CAST(NULL AS BIGINT)"] * n_values]
+    return f"ROW(-1, {', '.join(nothing)}, CAST(NULL AS STRING))"
+
+
+def _from(cut: Mapping[int, int]) -> str:
+    """Say that an event lies at or behind the cut of its partition; a partition without one is folded whole."""
+    partition, offset = map(_name, reading.PLACE)
+    offsets = " ".join(f"WHEN {number} THEN CAST({first} AS BIGINT)" for number, first in sorted(cut.items()))
+    return f"{offset} >= CASE {partition} {offsets} ELSE CAST(0 AS BIGINT) END"
 
 
 def _value(expression: str, kind: ColumnKind) -> str:
@@ -301,11 +280,6 @@ def _value(expression: str, kind: ColumnKind) -> str:
         wide = f"CAST({expression} AS DOUBLE)"
         return f"CASE WHEN ABS({wide}) <= {MAX_ABS_VALUE!r}E0 THEN CAST(ROUND({wide} * 1E6) AS BIGINT) END"
     return f"CAST({expression} AS BIGINT)"
-
-
-def _folded_as(table: Table) -> str:
-    """Return the operator that folds a table: all lists in total order are gathered by one and cut at the sink."""
-    return table.kind if table.kind in ("fixed", "distinct") else "last"
 
 
 def _entry(target: Target, columns: dict[str, str]) -> str:
@@ -334,10 +308,6 @@ def _nothing(name: str) -> str:
     if kind == "sumsq":
         return "CAST(0 AS DECIMAL(38, 0))"
     return {"min": str(EMPTY_MIN), "max": f"({EMPTY_MAX + 1} - 1)"}.get(kind, "CAST(0 AS BIGINT)")
-
-
-def _flink(node: exp.Expression) -> str:
-    return str(node.sql(dialect=Flink, identify=True))
 
 
 def split_entry(entry: str) -> tuple[int, str, str]:

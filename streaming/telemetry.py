@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from headwater.errors import HeadwaterError, ResourceError, UnavailableError
 from headwater.log import configure_logging, get_logger
 from headwater.online.connect import connect as open_store
+from headwater.online.cuts import read_cuts, views_to_backfill
 from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan
 from headwater.settings import Settings, addresses, get_settings
@@ -78,6 +79,8 @@ class Facts:
     ----------
     unread, lag
         Records of each (topic, partition) that the job has not read; that lie beyond its newest checkpoint.
+    to_backfill
+        Views of which the stream folds only what lies behind a cut, as nothing has been backfilled below it.
     """
 
     job: RunFacts | None
@@ -89,6 +92,7 @@ class Facts:
     written: Written
     refused: Refused
     checkpoints: Checkpoints
+    to_backfill: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``stream status --json`` prints."""
@@ -108,6 +112,7 @@ class Facts:
             "late_events": self.refused.late,
             "dead_letters": dict(self.refused.dead_letters),
             "checkpoint": asdict(self.checkpoints),
+            "to_backfill": list(self.to_backfill),
         }
 
 
@@ -133,6 +138,7 @@ def gather(settings: Settings, plan: FeaturePlan, store: "redis.Redis", job: Run
         written=written(store, plan.project),
         refused=refused(settings),
         checkpoints=Checkpoints() if job is None else checkpoints(job),
+        to_backfill=tuple(views_to_backfill(plan, read_cuts(store, plan.project))),
     )
 
 

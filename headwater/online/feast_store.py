@@ -25,6 +25,7 @@ from headwater.clock import StoredClock
 from headwater.errors import DefinitionError, HeadwaterError
 from headwater.online import codec
 from headwater.online.connect import connect
+from headwater.online.cuts import cuts_key
 from headwater.online.fetch import Key
 from headwater.online.keys import project_prefix
 from headwater.online.reader import OnlineReader, Values, ViewRead
@@ -141,6 +142,7 @@ class HeadwaterOnlineStore(OnlineStore):  # type: ignore[misc]  # feast is untyp
         client = _connect(config)
         for key in client.scan_iter(match=project_prefix(config.project) + b"*", count=1000):
             client.unlink(key)
+        client.unlink(cuts_key(config.project))
 
 
 def _save_manifest(repo: Path) -> None:

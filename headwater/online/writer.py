@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from redis.exceptions import NoScriptError
 
 from headwater.online import codec
+from headwater.online.cuts import mark_dropped
 from headwater.online.keys import encoded, entity_key, project_prefix, rests_of_keys
 from headwater.online.wire import Starts, Wire, bulk, packed_array, packed_texts
 from headwater.plan import BatchView, Table
@@ -40,6 +41,7 @@ class OnlineWriter:
 
     def __init__(self, client: redis.Redis, project: str) -> None:
         self._client = client
+        self._project = project
         self._wire = Wire(client)
         self._prefix = project_prefix(project)
         scripts = files("headwater.online")
@@ -89,6 +91,7 @@ class OnlineWriter:
 
     def drop(self, fields: Sequence[bytes]) -> None:
         """Delete the fields of removed tables from every entity of this project, and of this project alone."""
+        mark_dropped(self._client, self._project, [field.hex() for field in fields])
         for key in self._client.scan_iter(match=self._prefix + b"*", count=1000):
             names: Any = self._client.hkeys(key)
             held = [field for field in names if field[:8] in fields]

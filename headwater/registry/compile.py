@@ -326,15 +326,16 @@ def _tables(identity: str, drafts: Iterable[Aggregate]) -> tuple[Table, ...]:
             Partial(kind=kind, column=column) for kind, column in partials if (kind, column) != ("count", None)
         )
         keep = max(draft.tiles for draft in group)
-        tables.append(Table(id=_digest(identity, hop, kept), kind="fixed", hop_ms=hop, keep=keep, partials=kept))
+        tables.append(Table(id=_digest(identity, hop, keep, kept), kind="fixed", hop_ms=hop, keep=keep, partials=kept))
     for (hop, kind, column), group in lists.items():
         longest = max((draft.function.n or 0) for draft in group) or None
+        keep = max(draft.tiles for draft in group)
         tables.append(
             Table(
-                id=_digest(identity, hop, (kind, column, longest)),
+                id=_digest(identity, hop, keep, (kind, column, longest)),
                 kind=kind,
                 hop_ms=hop,
-                keep=max(draft.tiles for draft in group),
+                keep=keep,
                 column=column,
                 column_kind=group[0].kind,
                 n=longest,

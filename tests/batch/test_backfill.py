@@ -16,15 +16,18 @@ from batch.backfill import backfill
 from batch.parity import compare
 from benchmarks.oracle import fold
 from headwater.clock import ManualClock
-from headwater.errors import DataError
+from headwater.errors import DataError, UnavailableError
 from headwater.online.codec import LIVE
+from headwater.online.cuts import Cut, read_cuts, views_to_backfill, write_cuts
 from headwater.online.keys import entity_key, project_prefix
 from headwater.online.reader import OnlineReader
 from headwater.online.writer import OnlineWriter
 from headwater.plan import DAY_MS, BatchView, Column, FeaturePlan
 from headwater.settings import Settings
+from streaming.parquet_log import MANIFEST, Manifest
 
 pytestmark = pytest.mark.integration
+CUT = 70
 PROFILE = BatchView(
     name="profile", join_keys=("user_id",), path="", timestamp_field="event_timestamp", created_field="created",
     columns=(Column(name="age", dtype="int64"), Column(name="share", dtype="float64")), ttl_ms=0, id="0123456789abcdef",
@@ -37,7 +40,7 @@ def history(tmp_path: Path) -> tuple[Settings, list[Stored], list[Stored]]:
     imported = draw(150, seed=1, late=False)
     streamed = [
         replace(s, event=replace(s.event, event_id="s" + s.event.event_id, event_time=s.event.event_time + 2 * DAY_MS),
-                ingest_time=s.ingest_time + 2 * DAY_MS)
+                ingest_time=START + 4 * DAY_MS + s.offset)  # arrival is in the order of offsets
         for s in draw(150, seed=2)
     ]  # fmt: skip
     write(imported + streamed, Settings(state_dir=tmp_path).events_dir)
@@ -68,6 +71,53 @@ def test_base_and_live_tiles_read_as_spark_computes(
     assert lost.first is not None
     assert sum(lost.by_feature.values()) == lost.cells_mismatched
     assert compare(spark, settings, plan, cells=300, fresh_after_ms=0).in_flight == lost.cells_mismatched
+
+
+def test_a_view_with_a_cut_is_backfilled_up_to_it_once_the_archive_has_come_there(
+    spark: Any, valkey: str, valkey_client: redis.Redis, history: tuple[Settings, list[Stored], list[Stored]]
+) -> None:
+    """The import and what lies below the cut, each event once; one view folded whole, one with a cut."""
+    settings, _, streamed = history
+    settings = settings.model_copy(update={"redis": valkey})
+    plan = plan_with(*user_and_pair_views(ttl_ms=30 * 3_600_000))
+    by_user, by_pair = plan.views
+    cut = Cut(cluster="kafka", offsets={0: CUT})
+    write_cuts(valkey_client, "test", {table.id: Cut(cluster="kafka") for table in by_user.tables})
+    write_cuts(valkey_client, "test", {table.id: cut for table in by_pair.tables})
+    archived(settings, CUT - 1)
+    with pytest.raises(
+        UnavailableError, match=f"by_pair: .* offset {CUT} of partition 0 .* has come to {CUT - 1}. Run"
+    ):
+        backfill(spark, settings, plan, now_ms=START)
+    archived(settings, CUT)
+    assert views_to_backfill(plan, read_cuts(valkey_client, "test")) == ["by_pair"]
+    backfill(spark, settings, plan, now_ms=START)
+    assert views_to_backfill(plan, read_cuts(valkey_client, "test")) == []
+
+    known = {s.event.event_id for s in streamed if s.offset < CUT}
+    behind = [s for s in streamed if s.offset >= CUT and s.event.event_id not in known]
+    assert len([s for s in streamed if s.offset >= CUT]) > len(behind)  # a copy straddles the cut
+    writer = OnlineWriter(valkey_client, plan.project)
+    _stream(writer, plan_with(by_user), streamed)
+    _stream(writer, plan_with(by_pair), behind)
+    parity = compare(spark, settings, plan, cells=3_000)
+    assert (parity.cells_mismatched, parity.first) == (0, None)
+
+
+def test_a_view_that_was_dropped_is_backfilled_only_once_the_stream_knows_of_it(
+    spark: Any, valkey: str, valkey_client: redis.Redis, history: tuple[Settings, list[Stored], list[Stored]]
+) -> None:
+    settings, plan = history[0].model_copy(update={"redis": valkey}), plan_with(*user_and_pair_views())
+    tables = plan.views[0].tables
+    write_cuts(valkey_client, "test", {table.id: Cut(cluster="kafka", offsets={0: 1}) for table in tables})
+    OnlineWriter(valkey_client, plan.project).drop([table.field for table in tables])
+    with pytest.raises(UnavailableError, match="by_user: it was dropped"):
+        backfill(spark, settings, plan, now_ms=START)
+
+
+def archived(settings: Settings, next_offset: int) -> None:
+    """Say how far the archive has come."""
+    (settings.events_dir / MANIFEST).write_text(Manifest("events", "kafka", {0: next_offset}).to_json())
 
 
 def test_backfill_alone_reads_as_the_naive_window(

@@ -16,7 +16,7 @@ from headwater.runtime import process
 from headwater.runtime.parts import environment
 from headwater.runtime.ready import is_marked
 from streaming import progress
-from streaming.job import newest_checkpoint
+from streaming.lineage import newest_checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from support.definitions import HOUR, aggregation, plan_of, stream_view
 
 from headwater.settings import Settings
 from streaming import job
@@ -22,17 +21,3 @@ def test_state_on_the_heap_takes_the_checkpoint_over_and_rocksdb_only_reads_it(t
         options = job.flink_options(Settings(state_dir=tmp_path, state_backend=backend), Path("/chk-1"), 8081)
         claims[options["state.backend.type"]] = options["execution.state-recovery.claim-mode"]
     assert claims == {"hashmap": "CLAIM", "rocksdb": "NO_CLAIM"}
-
-
-def test_another_state_backend_starts_from_the_first_event(tmp_path):
-    """Neither reads the other's checkpoints."""
-    plan = plan_of(stream_view([aggregation("n", "count", hop=HOUR)]))
-    on_heap, on_disk = (Settings(state_dir=tmp_path, state_backend=backend) for backend in ("heap", "rocksdb"))
-    first, _ = job.settle_lineage(plan, on_heap, "kafka-1")
-    kept = on_heap.checkpoints_dir / "run" / "chk-1"
-    kept.mkdir(parents=True)
-    (kept / "_metadata").touch()
-    assert job.settle_lineage(plan, on_heap, "kafka-1") == (first, kept.resolve())
-    lineage, checkpoint = job.settle_lineage(plan, on_disk, "kafka-1")
-    assert checkpoint is None
-    assert lineage.group != first.group

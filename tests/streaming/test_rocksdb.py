@@ -4,7 +4,7 @@ import pytest
 from support.parts import Platform, draw, events_sent, until
 
 from streaming import progress
-from streaming.job import newest_checkpoint
+from streaming.lineage import newest_checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

@@ -40,7 +40,7 @@ def test_an_event_becomes_one_row_for_each_table_of_its_kind():
     compiled = sql.compile_program(plan, KAFKA)
     for kind in ("fixed", "last", "distinct"):
         (fan_out,) = [text for text in compiled.views if text.startswith(f"CREATE TEMPORARY VIEW `hw_{kind}`")]
-        assert fan_out.count(" ELSE -1 END") == sum(sql._folded_as(t) == kind for t in view.tables)
+        assert fan_out.count(" ELSE -1 END") == sum(sql.folded_as(t) == kind for t in view.tables)
 
 
 def test_a_fraction_is_made_millionths_once_where_int64_holds_them_and_an_integer_is_left():
@@ -115,3 +115,27 @@ def test_the_sink_is_given_as_many_keys_as_the_widest_view_has(keys):
     compiled = program(stream_view([aggregation("n", "count", hop=HOUR)], keys=keys))
     assert compiled.sink_columns[1 : 1 + len(keys)] == tuple(f"k{at}" for at in range(len(keys)))
     assert f"hw_sink({', '.join(f'`{name}`' for name in compiled.sink_columns)})" in compiled.insert
+
+
+def test_a_table_with_a_cut_folds_what_lies_behind_it_and_others_all():
+    views = [stream_view([aggregation("n", "count", hop=HOUR)], name=name) for name in ("old", "new")]
+    plan = plan_of(*views)
+    whole = sql.compile_program(plan, KAFKA)
+    new = plan.views[1].tables[0].id
+    cut = sql.compile_program(plan, KAFKA, whole.layout, {new: {1: 7, 0: 5}})
+    (fan_out,) = [text for text in cut.views if text.startswith("CREATE TEMPORARY VIEW `hw_fixed`")]
+    old_row, new_row = fan_out.split(" ELSE -1 END")[:2]
+    assert "hw_offset" not in old_row
+    assert new_row.endswith(
+        "AND `hw_offset` >= CASE `hw_partition` WHEN 0 THEN CAST(5 AS BIGINT) WHEN 1 THEN CAST(7 AS BIGINT) "
+        "ELSE CAST(0 AS BIGINT) END THEN 1"
+    )
+    assert cut.layout == whole.layout
+
+
+def test_the_sink_knows_a_table_by_its_number():
+    plan = plan_of(*(stream_view([aggregation("n", "count", hop=HOUR)], name=name) for name in ("a", "b")))
+    layout = sql.layout_of(plan)
+    turned = layout.model_copy(update={"tables": (layout.tables[1], "gone", layout.tables[0])})
+    compiled = sql.compile_program(plan, KAFKA, turned)
+    assert {number: target.view.name for number, target in compiled.by_number.items()} == {2: "a", 0: "b"}

@@ -86,19 +86,25 @@ def draw(name: str, n: int, seed: int = 0) -> Sent:
 class Platform:
     """The parts, started and ended by the supervisor."""
 
-    def __init__(self, folder: Path, state_backend: Literal["heap", "rocksdb"] = "heap") -> None:
+    def __init__(
+        self, folder: Path, state_backend: Literal["heap", "rocksdb"] = "heap", plan: FeaturePlan | None = None
+    ) -> None:
         ports = ("kafka_port", "redis_port", "grpc_port", "metrics_port", "stream_metrics_port")
         self.settings = Settings(
             state_dir=folder / "state", repo=folder / "repo", kafka_heap_mb=320, flink_heap_mb=700,
             state_backend=state_backend, **{port: free_port() for port in ports},
         )  # fmt: skip
-        self.plan = small_plan()
         data = folder / "repo" / "data"
         data.mkdir(parents=True)
         (folder / "repo" / "feature_store.yaml").write_text("project: faulty\nregistry: data/registry.db\n")
         (data / "registry.db").write_bytes(b"registry")
+        self.apply(plan or small_plan())
+
+    def apply(self, plan: FeaturePlan) -> None:
+        """Make this the plan of the next start."""
+        self.plan = plan
         digest = hashlib.sha256(b"registry").hexdigest()
-        self.plan.model_copy(update={"registry_sha256": digest}).save(self.settings.manifest_path)
+        plan.model_copy(update={"registry_sha256": digest}).save(self.settings.manifest_path)
 
     def start(self, *names: str) -> None:
         supervisor.start(self.settings, names or ("kafka", "valkey", "stream"))
