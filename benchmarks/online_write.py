@@ -55,7 +55,8 @@ def _compared(name: str, ours: Sample, feast: Sample, target: float | None) -> l
 def _write_rows(writer: OnlineWriter, made: Stores, view: BatchView) -> None:
     frame = made.frames["view0"]
     columns = {column.name: frame[column.name].to_numpy() for column in view.columns}
-    rows = codec.encode_rows(view, np.full(len(frame), NOW_MS), np.zeros(len(frame), np.int64), columns)
+    times = np.full(len(frame), NOW_MS)
+    rows = codec.encode_rows(view, times, times, columns)
     writer.write_rows(view, list(zip(frame["item_id"].tolist())), rows)
 
 

@@ -4,7 +4,8 @@ Tile blob: ``version u8 | newest event time i64 | records``, newest tile first. 
 partials for a fixed table, ``length u32 | entries`` for a list table. The mark of a tile is its head: how many events
 are folded in, the newest ingest time among them, and the sum of their event-id hashes.
 
-Row blob (ready-made features): ``version u8 | event time i64 | created time i64 | null bitmap | fixed values | texts``.
+Row blob (ready-made features): ``kind u8 | event time i64 | created time i64 | null bitmap | fixed values | texts``; of
+kind 2 without the created time, which is then the event time: most rows have no other, and it was a seventh of them.
 
 The schema hash is in the field's name (the table's id), so values of two definitions never meet in one blob.
 """
@@ -22,6 +23,10 @@ from numpy.typing import NDArray
 from headwater.plan import BatchView, Partial, Table
 
 VERSION = 1
+DATED, PLAIN = 1, 2
+"""Kinds of rows: with a created time of their own, and without."""
+_EVENT_ENDS = 9
+"""Bytes of a row's kind and event time."""
 Ints = NDArray[np.int64]
 BASE, LIVE = 0, 1
 HEADER = struct.Struct("<Bq")
@@ -202,11 +207,13 @@ _ROW_TYPES = {
 class RowLayout:
     """The fixed part of a row: times, null bitmap, then the values in the view's order.
 
-    Neighbouring columns of one type are one field of ``dtype``, so that they are converted together: ``runs`` has the
-    columns' names by field. ``places`` has field and index of each fixed column. ``absent`` stands for no row.
+    Neighbouring columns of one type are one field of ``plain``, so that they are converted together: ``runs`` has the
+    columns' names by field. ``dated`` is the same with a created time. ``places`` has field and index of each fixed
+    column. ``absent`` stands for no row, and is plain.
     """
 
-    dtype: np.dtype[Any]
+    plain: np.dtype[Any]
+    dated: np.dtype[Any]
     runs: tuple[tuple[str, tuple[str, ...]], ...]
     places: Mapping[str, tuple[str, int]]
     absent: bytes
@@ -228,12 +235,14 @@ def _row_layout(view: BatchView) -> RowLayout:
     groups = [(kind, tuple(name for name, _ in held)) for kind, held in groupby(fixed, key=itemgetter(1))]
     runs = tuple((f"run{at}", names) for at, (_, names) in enumerate(groups))
     nulls = (len(view.columns) + 7) // 8
-    fields: list[Any] = [("version", "u1"), ("event", "<i8"), ("created", "<i8"), ("nulls", "u1", (nulls,))]
-    fields += [(run, kind, (len(names),)) for (run, names), (kind, _) in zip(runs, groups, strict=True)]
-    absent = np.zeros((), np.dtype(fields))
+    times: list[Any] = [("kind", "u1"), ("event", "<i8")]
+    values: list[Any] = [("nulls", "u1", (nulls,))]
+    values += [(run, kind, (len(names),)) for (run, names), (kind, _) in zip(runs, groups, strict=True)]
+    absent = np.zeros((), np.dtype([*times, *values]))
     absent["event"], absent["nulls"] = -1, 255
     places = {name: (run, at) for run, names in runs for at, name in enumerate(names)}
-    return RowLayout(absent.dtype, runs, places, absent.tobytes())
+    dated = np.dtype([*times, ("created", "<i8"), *values])
+    return RowLayout(absent.dtype, dated, runs, places, absent.tobytes())
 
 
 def is_fixed(view: BatchView) -> bool:
@@ -241,11 +250,22 @@ def is_fixed(view: BatchView) -> bool:
     return all(column.dtype in _ROW_TYPES for column in view.columns)
 
 
-def encode_rows(view: BatchView, event_ms: Ints, created_ms: Ints, columns: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """Pack rows of a fixed view, (n,) of its layout; ``columns`` by name, each (n,), NaN where there is no value."""
+def encode_rows(
+    view: BatchView, event_ms: Ints, created_ms: Ints, columns: Mapping[str, NDArray[Any]]
+) -> NDArray[Any] | list[bytes]:
+    """Pack rows of a fixed view, an array where all are of one kind.
+
+    Parameters
+    ----------
+    columns : each (n,)
+        By name, NaN where there is no value.
+    """
     layout = row_layout(view)
-    rows = np.zeros(len(event_ms), layout.dtype)
-    rows["version"], rows["event"], rows["created"] = VERSION, event_ms, created_ms
+    own = created_ms != event_ms
+    rows = np.zeros(len(event_ms), layout.dated if own.any() else layout.plain)
+    rows["kind"], rows["event"] = PLAIN, event_ms
+    if own.any():
+        rows["kind"][own], rows["created"] = DATED, created_ms
     for at, column in enumerate(view.columns):
         run, place = layout.places[column.name]
         values = columns[column.name]
@@ -254,6 +274,8 @@ def encode_rows(view: BatchView, event_ms: Ints, created_ms: Ints, columns: Mapp
             rows["nulls"][:, at // 8] |= absent.astype(np.uint8) << (at % 8)
             values = np.where(absent, 0, values)
         rows[run][:, place] = values
+    if own.any() and not own.all():
+        return [_short(row.tobytes()) if row["kind"] == PLAIN else row.tobytes() for row in rows]
     return rows
 
 
@@ -262,7 +284,7 @@ def decode_rows(
 ) -> tuple[Ints, dict[str, NDArray[np.float64]]]:
     """Event times (n,), -1 where there is no row, and float64 values by name, NaN where there is none; fixed views."""
     layout = row_layout(view)
-    rows = blobs.view(layout.dtype) if isinstance(blobs, np.ndarray) else _joined(layout, blobs)
+    rows = _of_one_kind(layout, blobs) if isinstance(blobs, np.ndarray) else _joined(layout, blobs)
     values: dict[str, NDArray[np.float64]] = {}
     for run, names in layout.runs:
         values.update(zip(names, rows[run].astype(np.float64, order="F").T, strict=True))
@@ -274,16 +296,34 @@ def decode_rows(
     return rows["event"].astype(np.int64), values
 
 
+def _of_one_kind(layout: RowLayout, blobs: NDArray[np.void]) -> NDArray[Any]:
+    """Rows of one length are of one kind."""
+    return blobs.view(layout.plain if blobs.itemsize == layout.plain.itemsize else layout.dated)
+
+
 def _joined(layout: RowLayout, blobs: Sequence[bytes | None]) -> NDArray[Any]:
+    """Rows of any kinds, without their created times."""
     raw = b"".join([layout.absent if blob is None else blob for blob in blobs])
-    return np.frombuffer(raw, layout.dtype)
+    if len(raw) != len(blobs) * layout.plain.itemsize:
+        raw = b"".join(
+            [layout.absent if blob is None else _short(blob) if blob[0] == DATED else blob for blob in blobs]
+        )
+    return np.frombuffer(raw, layout.plain)
+
+
+def _short(blob: bytes) -> bytes:
+    """A row without the place of its created time."""
+    return blob[:_EVENT_ENDS] + blob[_EVENT_ENDS + 8 :]
 
 
 def encode_row(view: BatchView, event_ms: int, created_ms: int, values: Sequence[Any]) -> bytes:
     """Pack one ready-made row; ``None`` is a set bit in the null bitmap, other types travel as bytes with a length."""
     layout = row_layout(view)
-    row = np.zeros((), layout.dtype)
-    row["version"], row["event"], row["created"] = VERSION, event_ms, created_ms
+    own = created_ms != event_ms
+    row = np.zeros((), layout.dated if own else layout.plain)
+    row["kind"], row["event"] = DATED if own else PLAIN, event_ms
+    if own:
+        row["created"] = created_ms
     tail = []
     for at, (column, value) in enumerate(zip(view.columns, values, strict=True)):
         if value is None:
@@ -300,9 +340,10 @@ def encode_row(view: BatchView, event_ms: int, created_ms: int, values: Sequence
 def decode_row(view: BatchView, blob: bytes) -> tuple[int, int, list[Any]]:
     """Event time, created time and values; texts come back as bytes."""
     layout = row_layout(view)
-    row = np.frombuffer(blob, layout.dtype, count=1)[0]
+    dtype = layout.dated if blob[0] == DATED else layout.plain
+    row = np.frombuffer(blob, dtype, count=1)[0]
     values: list[Any] = []
-    at = layout.dtype.itemsize
+    at = dtype.itemsize
     for index, column in enumerate(view.columns):
         null = bool(row["nulls"][index // 8] & (1 << (index % 8)))
         if column.name in layout.places:
@@ -313,4 +354,4 @@ def decode_row(view: BatchView, blob: bytes) -> tuple[int, int, list[Any]]:
             at += 4
             values.append(None if null else blob[at : at + length])
             at += length
-    return int(row["event"]), int(row["created"]), values
+    return int(row["event"]), int(row["created" if blob[0] == DATED else "event"]), values

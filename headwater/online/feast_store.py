@@ -190,7 +190,7 @@ def _key(entity: EntityKeyProto, join_keys: Sequence[str]) -> Key:
 
 def _encode(view: BatchView, values: dict[str, ValueProto], event: datetime, created: datetime | None) -> bytes:
     row = [_plain(values.get(column.name)) for column in view.columns]
-    return codec.encode_row(view, _epoch_ms(event), 0 if created is None else _epoch_ms(created), row)
+    return codec.encode_row(view, _epoch_ms(event), _epoch_ms(event if created is None else created), row)
 
 
 def _plain(value: ValueProto | None) -> Any:

@@ -158,8 +158,9 @@ PROFILE = BatchView(
 
 def test_of_ready_made_rows_the_newer_event_then_created_time_wins(store):
     writer = OnlineWriter(store, "shop")
-    for event_ms, created, age in ((START, 5, 40), (START, 4, 39), (START - 1, 9, 38), (START, 5, 41)):
-        writer.write_rows(PROFILE, [("ann",)], [codec.encode_row(PROFILE, event_ms, created, (age, None, "Bern"))])
+    for event_ms, later, age in ((START, 5, 40), (START, 4, 39), (START, 0, 36), (START - 1, 9, 38), (START, 5, 41)):
+        row = codec.encode_row(PROFILE, event_ms, event_ms + later, (age, None, "Bern"))
+        writer.write_rows(PROFILE, [("ann",)], [row])
     reader = OnlineReader(store, plan(batch=(PROFILE,)), ManualClock(START + 10))
     read = reader.read_views({"profile": [("ann",), ("bob",)]})["profile"]
     assert read.values["age"][0] == 41
@@ -208,25 +209,46 @@ def event(event_id, time):
 NUMBERS = PROFILE.model_copy(update={"columns": PROFILE.columns[:2], "id": "11" * 8})
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**50), st.none() | st.floats(width=32, allow_nan=False)), min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**50), st.none() | st.floats(width=32, allow_nan=False), st.sampled_from([0, 1, 2])),
+        min_size=1,
+    )
+)
 def test_rows_packed_together_are_the_rows_packed_one_by_one(rows):
-    one_by_one = [codec.encode_row(NUMBERS, START, at, (age, score)) for at, (age, score) in enumerate(rows)]
+    """Rows with a created time of their own and rows without, alone and mixed."""
+    one_by_one = [codec.encode_row(NUMBERS, START, START + later, (age, score)) for age, score, later in rows]
     together = codec.encode_rows(
         NUMBERS,
         np.full(len(rows), START),
-        np.arange(len(rows)),
+        START + np.array([later for *_, later in rows]),
         {
-            "age": np.array([age for age, _ in rows]),
-            "score": np.array([np.nan if score is None else score for _, score in rows], np.float32),
+            "age": np.array([age for age, *_ in rows]),
+            "score": np.array([np.nan if score is None else score for _, score, _ in rows], np.float32),
         },
     )
-    assert [row.tobytes() for row in together] == one_by_one
+    assert [bytes(row) for row in together] == one_by_one
     event, values = codec.decode_rows(NUMBERS, [*one_by_one, None])
-    decoded = [codec.decode_row(NUMBERS, blob)[2] for blob in one_by_one]
+    decoded = [codec.decode_row(NUMBERS, blob) for blob in one_by_one]
+    assert [row[:2] for row in decoded] == [(START, START + later) for *_, later in rows]
     assert event.tolist() == [START] * len(rows) + [-1]
     for column, name in enumerate(("age", "score")):
-        expected = [math.nan if row[column] is None else row[column] for row in decoded] + [math.nan]
+        expected = [math.nan if row[2][column] is None else row[2][column] for row in decoded] + [math.nan]
         np.testing.assert_array_equal(values[name], expected)
+
+
+@pytest.mark.parametrize("later", [(0,), (7,), (0, 7)], ids=["plain", "dated", "mixed"])
+def test_rows_with_and_without_a_created_time_of_their_own_are_read_alike(store, later):
+    """Enough of them for the reply to be read as an array where all have one length."""
+    keys = [(f"user{at}",) for at in range(100)]
+    rows = [codec.encode_row(NUMBERS, START, START + later[at % len(later)], (at, at / 4)) for at in range(100)]
+    assert {len(row) for row in rows} == {22 + 8 * bool(delay) for delay in later}
+    OnlineWriter(store, "shop").write_rows(NUMBERS, keys, rows)
+    reader = OnlineReader(store, plan(batch=(NUMBERS,)), ManualClock(START + 10))
+    read = reader.read_views({NUMBERS.name: keys})[NUMBERS.name]
+    np.testing.assert_array_equal(read.values["age"], np.arange(100))
+    np.testing.assert_array_equal(read.values["score"], np.arange(100) / 4)
+    assert read.newest.tolist() == [START] * 100
 
 
 TILES = Table(id="22" * 8, kind="fixed", hop_ms=HOUR_MS, keep=5, partials=(Partial(kind="sum", column="amount"),))
