@@ -1,11 +1,15 @@
 """``headwater serve``, ``recommend`` and ``features``; the last two ask the running server."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.cli.output import JsonFlag, emit
+from headwater.cli.output import JsonFlag, RepoOption, emit
+
+if TYPE_CHECKING:
+    from headwater.settings import Settings
+    from serving.features import FeatureValues
 
 User = Annotated[str, typer.Option("--user", help="Who is asking.")]
 Limit = Annotated[int, typer.Option("--limit", help="At most this many items.", min=1, max=1000)]
@@ -18,18 +22,17 @@ Input = Annotated[
 At = Annotated[int | None, typer.Option("--at", help="Epoch milliseconds; now by default.", metavar="MS")]
 
 
-def serve() -> None:
+def serve(repo: RepoOption = None) -> None:
     """Example: headwater serve
 
     Answer gRPC until Ctrl-C: recommendations, events, features, health and reflection. `headwater up` does the same in
     the background.
     """
     from headwater.log import configure_logging
-    from headwater.settings import get_settings
     from serving import server
 
     configure_logging("info")
-    server.serve(get_settings())
+    server.serve(_settings(repo))
 
 
 def recommend(user: User, limit: Limit = 10, surface: Surface = "home", as_json: JsonFlag = False) -> None:
@@ -48,17 +51,29 @@ def recommend(user: User, limit: Limit = 10, surface: Surface = "home", as_json:
         _show(ranked, user)
 
 
-def features(service: Service, entity: Entity, at: At = None, inputs: Input = None, as_json: JsonFlag = False) -> None:
+def features(
+    service: Service,
+    entity: Entity,
+    at: At = None,
+    inputs: Input = None,
+    repo: RepoOption = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Example: headwater features --service user_state --entity user_id=42 --json
 
-    Ask the running server for the features of one entity, or of one combination of entities.
+    Ask the running server for the features of one entity, or of one combination of entities. With --repo they are
+    read from the online store as that repository defines them, without a server.
     """
-    from headwater.settings import addresses, get_settings
+    from headwater.settings import addresses
     from serving.client import Client
 
-    entities = dict(_pair(text, "--entity") for text in entity)
+    entities, settings = dict(_pair(text, "--entity") for text in entity), _settings(repo)
     given = {name: _number(name, value) for name, value in (_pair(text, "--input") for text in inputs or ())}
-    with Client(addresses(get_settings()).grpc) as client:
+    if repo is not None:
+        read = _read(settings, service, entities, at, given)
+        emit({**read.features, "at": read.at, "found": read.found}, as_json, title=service)
+        return
+    with Client(addresses(settings).grpc) as client:
         found = client.features(service, entities, at, given)
     emit({**found.values, "at": found.at, "found": found.found}, as_json, title=service)
 
@@ -91,6 +106,33 @@ def as_dict(ranked: Any) -> dict[str, Any]:
         "degraded": list(ranked.degraded),
         "bundle_version": ranked.bundle_version,
     }
+
+
+def _settings(repo: Path | None) -> "Settings":
+    from headwater.settings import get_settings
+
+    settings = get_settings()
+    return settings if repo is None else settings.model_copy(update={"repo": repo})
+
+
+def _read(
+    settings: "Settings", service: str, entities: dict[str, str], at: int | None, given: dict[str, float]
+) -> "FeatureValues":
+    """What a server of the settings' repository would answer."""
+    from headwater.clock import StoredClock
+    from headwater.online.connect import connect
+    from headwater.online.reader import OnlineReader
+    from headwater.registry.manifest import load_plan
+    from headwater.settings import addresses
+    from serving.features import FeatureLookup
+    from serving.telemetry import Telemetry
+
+    plan = load_plan(settings.repo)
+    with connect(addresses(settings).redis) as store:
+        clock = StoredClock(store)
+        return FeatureLookup(plan, OnlineReader(store, plan, clock), clock, Telemetry()).read(
+            service, entities, at, given
+        )
 
 
 def _show(ranked: Any, user: str) -> None:

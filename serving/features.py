@@ -12,6 +12,7 @@ from headwater.clock import Clock
 from headwater.errors import DataError, DefinitionError
 from headwater.online.reader import OnlineReader, ViewRead
 from headwater.plan import FeaturePlan, OnDemandView
+from serving.telemetry import Telemetry
 
 Value = float | list[Any] | None
 
@@ -33,6 +34,7 @@ class FeatureLookup:
     plan: FeaturePlan
     reader: OnlineReader
     clock: Clock
+    telemetry: Telemetry
 
     def read(
         self, service: str, entities: Mapping[str, str], at: int | None, request: Mapping[str, float]
@@ -50,6 +52,7 @@ class FeatureLookup:
         keys = {view: [self._key(view, entities)] for view in wanted}
         self._require_inputs(service, request)
         reads = self.reader.read_views(keys, at)
+        self.telemetry.features(reads)
         now = self.clock.now_ms() if at is None else at
         columns = {
             (view, feature): self._filled(view, feature, reads[view]) for view in wanted for feature in wanted[view]

@@ -185,7 +185,10 @@ class Funnel:
             self.names.item: catalogue.ids[eligible.items].tolist(),
             **{key: catalogue.column(name)[eligible.items].tolist() for key, name in self.names.attributes.items()},
         }
-        return trace.attempt("hydrate", lambda: self.features.read_matrix(self.names.ranker, entities), lambda: None)
+        matrix = trace.attempt("hydrate", lambda: self.features.read_matrix(self.names.ranker, entities), lambda: None)
+        if matrix is not None:
+            self.telemetry.features(matrix.views)
+        return matrix
 
     def _rank(self, eligible: Candidates, features: Matrix | None, trace: Trace) -> Floats:
         if features is None:

@@ -129,8 +129,8 @@ class Server:
             ) from None
 
     def _lookup(self) -> FeatureLookup:
-        plan = self.live.plan
-        return FeatureLookup(plan, OnlineReader(self._parts.store, plan, self._parts.clock), self._parts.clock)
+        plan, parts = self.live.plan, self._parts
+        return FeatureLookup(plan, OnlineReader(parts.store, plan, parts.clock), parts.clock, parts.telemetry)
 
     def _swapped(self, loaded: Loaded) -> None:
         ready = loaded.recommender is not None

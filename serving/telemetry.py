@@ -1,13 +1,15 @@
-"""Prometheus metrics of one server process: calls, stages, degraded replies, impressions."""
+"""Prometheus metrics of one server process: calls, stages, degraded replies, impressions, the features read."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from headwater.errors import HeadwaterError
 from headwater.log import get_logger
+from headwater.online.reader import ViewRead
+from serving.freshness import Freshness
 
 log = get_logger("serving")
 _QUIET_S = 10.0
@@ -37,6 +39,8 @@ class Telemetry:
             "headwater_impressions", "Impressions by what became of them: logged, dropped, failed.", ["outcome"],
             registry=self.registry,
         )  # fmt: skip
+        self._freshness = Freshness()
+        self.registry.register(self._freshness)
         self._bundle = Gauge("headwater_bundle", "1 for the bundle that answers.", ["version"], registry=self.registry)
 
     def call(self, method: str, code: str, seconds: float) -> None:
@@ -61,6 +65,10 @@ class Telemetry:
             self._quiet_until[stage] = now + _QUIET_S
             known = isinstance(error, HeadwaterError)
             log.warning("degraded", stage=stage, reason=str(error), exc_info=None if known else error)
+
+    def features(self, reads: Mapping[str, ViewRead]) -> None:
+        """Count what a request has read of the online store: ages by view, values and nulls by feature."""
+        self._freshness.observe(reads)
 
     def impression(self, outcome: str) -> None:
         """Count an impression."""

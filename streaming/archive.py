@@ -74,14 +74,14 @@ def catch_up(settings: Settings, timeout_s: float = 600) -> CaughtUp:
     )
 
 
-def main(flush_s: float = FLUSH_S) -> int:
+def main(flush_s: float = FLUSH_S, settings: Settings | None = None) -> int:
     """Run until SIGTERM or Ctrl-C; both end it in good order."""
     configure_logging()
     asked_to_stop: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: asked_to_stop.append(received))
     try:
-        settings = get_settings()
+        settings = settings or get_settings()
         with ArchiveWriter(settings, flush_s=flush_s) as writer, _ready(settings, writer):
             log.info("archive_ready", next_offsets=writer.positions())
             writer.run(until=lambda: bool(asked_to_stop))

@@ -307,11 +307,21 @@ def test_what_a_reply_showed_is_in_the_log(settings, kafka, valkey, valkey_clien
     impressions = ImpressionLog(log, telemetry)
     logged = telemetry.impressions("logged")
     promote("v1")
-    parts = Parts(store, clock, log, telemetry, lambda plan, folder: funnel(store, impressions=impressions))
+    parts = Parts(
+        store, clock, log, telemetry, lambda plan, folder: funnel(store, impressions=impressions, telemetry=telemetry)
+    )
     server = Server(settings, replace(parts, close=impressions.close))
     server.start()
     with Client(addresses(settings).grpc) as client:
         ranked = client.recommend("u1", limit=3)
+        read = {"view": "user_item", "feature": "user_item_purchases"}
+        n, missing = (telemetry.registry.get_sample_value(f"headwater_feature_{name}_total", read)
+                      for name in ("values", "nulls"))  # fmt: skip
+        assert n == missing + 1 > 3
+        client.features("recommend", {"user_id": "u1", "item_id": "i5", "category": "c1"})
+        assert telemetry.registry.get_sample_value("headwater_feature_values_total", read) == n + 1
+        day = {"view": "user_item", "le": "86400.0"}
+        assert telemetry.registry.get_sample_value("headwater_feature_age_seconds_bucket", day) == 2
     server.close()  # what is queued is sent
     message = read_all(kafka, topics.IMPRESSIONS, {ranked.request_id}, "request_id")[ranked.request_id]
     told = json.loads(message.value())

@@ -8,13 +8,15 @@ import redis
 import typer
 from typer.testing import CliRunner
 
-from headwater.errors import UnavailableError
+from headwater.errors import NotAnswerableError, UnavailableError
+from headwater.plan import DAY_MS
 from headwater.settings import get_settings
 from serving import cli
 from serving.server import Parts, Server
 from serving.telemetry import Telemetry
 from serving.tracking import KafkaLog
 
+NOW = 400 * DAY_MS
 runner = CliRunner()
 app = typer.Typer()
 for command in (cli.recommend, cli.features, cli.serve):
@@ -62,6 +64,30 @@ def test_features_prints_values_with_their_instant(served, valkey_client, put, c
     told = json.loads(done.stdout)
     assert told["user_purchases"] == 7
     assert (told["at"], told["found"]) == (clock.now_ms(), True)
+
+
+@pytest.mark.integration
+def test_features_of_another_repository_are_read_without_a_server(
+    settings, environment, valkey, valkey_client, put, monkeypatch
+):
+    """Now by default; the past is refused by name, and who is unknown is not found."""
+    monkeypatch.setenv("HEADWATER_REDIS", valkey)
+    get_settings.cache_clear()
+    put(valkey_client, "user_activity", {("u1",): 7}, newest=NOW)
+
+    def ask(user, *more):
+        entities = ["--entity", f"user_id={user}", "--entity", "item_id=i1", "--entity", "category=c1"]
+        return runner.invoke(
+            app, ["features", "--service", "recommend", *entities, "--repo", str(settings.repo), "--json", *more]
+        )
+
+    told = json.loads(ask("u1", "--at", str(NOW + 5)).stdout)
+    assert (told["user_purchases"], told["at"], told["found"]) == (7, NOW + 5, True)
+    assert json.loads(ask("u1").stdout)["at"] > NOW
+    assert json.loads(ask("nobody").stdout)["found"] is False
+    refused = ask("u1", "--at", str(NOW)).exception
+    assert isinstance(refused, NotAnswerableError)
+    assert str(NOW) in str(refused)
 
 
 def test_without_a_server_one_sentence_says_what_to_start(environment):
