@@ -25,7 +25,7 @@ class Record:
 
     topic: str
     key: bytes | None
-    value: bytes
+    value: bytes | None
     timestamp_ms: int
     headers: Headers | None = None
 

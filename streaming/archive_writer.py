@@ -15,12 +15,14 @@ from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, Message, Topic
 from headwater import topics
 from headwater.errors import DataError, ResourceError
 from headwater.events import MALFORMED, BadRecord, EventLimits, archive_table, parse_event
+from headwater.forgotten import read_tombstones
 from headwater.kafka_io import Cluster, Sender, client_config, dead_letter, describe, offset_bounds, partitions_of
 from headwater.log import get_logger
 from headwater.plan import DAY_MS, FeaturePlan, Source
 from headwater.records import is_envelope, parse_record, records_table
 from headwater.settings import Settings, addresses
-from streaming.parquet_log import ParquetLog
+from streaming.erasure import Eraser
+from streaming.parquet_log import ParquetLog, files_held
 
 POLL_S = 0.2
 FLUSH_ROWS = 50_000
@@ -91,11 +93,15 @@ class Channel:
 
 def channels(settings: Settings) -> tuple[Channel, ...]:
     """All that is archived: the platform's events, the topics that the applied definitions read, impressions."""
-    plan = FeaturePlan.read(settings.manifest_path) if settings.manifest_path.exists() else None
+    plan = _plan(settings)
     sources = () if plan is None else plan.sources
     foreign = [_source_channel(settings, plan, source) for source in sources if source.topic != topics.EVENTS]
     impressions = Channel(topics.IMPRESSIONS, settings.impressions_dir, _read_impression, _impressions_table)
     return (_event_channel(settings, plan, topics.EVENTS), *foreign, impressions)
+
+
+def _plan(settings: Settings) -> FeaturePlan | None:
+    return FeaturePlan.read(settings.manifest_path) if settings.manifest_path.exists() else None
 
 
 def _event_channel(settings: Settings, plan: FeaturePlan | None, topic: str) -> Channel:
@@ -132,6 +138,7 @@ class ArchiveWriter:
     def __init__(self, settings: Settings, flush_rows: int = FLUSH_ROWS, flush_s: float = FLUSH_S) -> None:
         self._settings = settings
         self._flush_rows, self._flush_s = flush_rows, flush_s
+        self._plan = _plan(settings)
         self._channels = {channel.topic: channel for channel in channels(settings)}
         self._flushed_at = time.monotonic()
 
@@ -140,10 +147,11 @@ class ArchiveWriter:
         try:
             address = addresses(self._settings).kafka
             cluster = describe(address)
-            self._logs = {
-                topic: ParquetLog(channel.folder, topic, cluster.id, channel.to_table)
-                for topic, channel in self._channels.items()
-            }
+            with files_held(self._settings.archive_dir):
+                self._logs = {
+                    topic: ParquetLog(channel.folder, topic, cluster.id, channel.to_table)
+                    for topic, channel in self._channels.items()
+                }
             self._sender = Sender(address)
             self._consumer = archive_consumer(address)
             self._assign(cluster)
@@ -166,11 +174,13 @@ class ArchiveWriter:
         self.flush()
 
     def flush(self) -> None:
-        """Commit what was read: first the dead letters, then the rows with their offsets."""
+        """Commit what was read: first the dead letters, then the rows with their offsets, without who is forgotten."""
         self._sender.settle()
         rows = sum(part.buffered for part in self._logs.values())
-        for part in self._logs.values():
-            part.flush()
+        with files_held(self._settings.archive_dir):
+            tombstones = read_tombstones(self._settings.archive_dir)
+            for topic, part in self._logs.items():
+                part.flush(Eraser(topic, self._plan, tombstones).kept)
         self._flushed_at = time.monotonic()
         if rows:
             log.debug("archived", rows=rows, next_offsets=self.positions())

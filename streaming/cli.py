@@ -38,7 +38,8 @@ def plan(repo: RepoOption = None, as_json: JsonFlag = False) -> None:
     settings = _settings(repo)
     features = load_plan(settings.repo)
     start, cuts, told = next_start(features, settings)
-    program = program_of(features, settings, start.lineage.group, start.lineage.layout, cuts)
+    lineage = start.lineage
+    program = program_of(features, settings, lineage.group, lineage.layout, cuts, lineage.forgotten)
     if as_json:
         emit({"next_start": told, "tables": describe(program), "sql": program.statements}, as_json)
         return

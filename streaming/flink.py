@@ -58,9 +58,9 @@ class ReadFunction(ScalarFunction):  # type: ignore[misc]
     def __init__(self, reader: RecordReader) -> None:
         self._reader = reader
 
-    def eval(self, keys: Any, values: Any, ingest_ms: Any) -> pd.DataFrame:
-        """Read a batch of records."""
-        columns = self._reader.read(keys.tolist(), values.tolist(), ingest_ms.tolist())
+    def eval(self, *records: Any) -> pd.DataFrame:
+        """Read a batch of records: keys, values, ingest times, partitions, offsets."""
+        columns = self._reader.read(*(column.tolist() for column in records))
         return pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in columns.items()}, copy=False)
 
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import psutil
 
 from headwater.errors import HeadwaterError
 from headwater.files import write_whole
+from headwater.forgotten import Tombstone, read_tombstones
 from headwater.kafka_io import describe, partitions_of
 from headwater.log import configure_logging, get_logger
 from headwater.online.connect import connect
@@ -56,13 +57,16 @@ def program_of(
     group: str = "",
     layout: Layout | None = None,
     cuts: Mapping[str, Cut] | None = None,
+    forgotten: Sequence[Tombstone] = (),
 ) -> Program:
-    """Compile a plan for the servers that the settings name."""
+    """Compile a plan for the servers that the settings name, for a state that never held the ``forgotten``."""
     return compile_program(
         plan,
         KafkaOptions(addresses(settings).kafka, group, settings.max_clock_skew_s * 1000, settings.max_event_bytes),
         layout,
         {table: cut.offsets for table, cut in (cuts or {}).items()},
+        forgotten,
+        [one for one in read_tombstones(settings.archive_dir) if one not in forgotten],
     )
 
 
@@ -195,7 +199,7 @@ class Run:
         try:
             telemetry.expose(settings, plan, lambda: running_job(settings))
             options = flink_options(settings, checkpoint, rest_port)
-            program = program_of(plan, settings, lineage.group, lineage.layout, cuts)
+            program = program_of(plan, settings, lineage.group, lineage.layout, cuts, lineage.forgotten)
             client = flink.start(program, addresses(settings).redis, options)
             rest = f"http://{settings.host}:{rest_port}"
             job = RunFacts(os.getpid(), flink.job_id(client), rest, lineage.group, parallelism(settings))

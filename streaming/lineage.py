@@ -16,6 +16,7 @@ import redis
 
 from headwater.errors import UnavailableError
 from headwater.files import write_whole
+from headwater.forgotten import Tombstone, computed_in, read_tombstones
 from headwater.kafka_io import describe
 from headwater.online.connect import connect
 from headwater.online.cuts import Cut, add_cuts, read_cuts, write_cuts
@@ -43,6 +44,8 @@ class Lineage(Frozen):
         By topic: lateness past which an event was refused, so that no state knows its id; ``None`` is never.
     uncut
         Tables that are new in the newest start, until their cuts are written.
+    forgotten
+        Entities that had been forgotten when the state began, whose older records it never held.
     """
 
     cluster: str
@@ -52,17 +55,22 @@ class Lineage(Frozen):
     views: dict[str, str]
     horizons_ms: dict[str, int | None]
     uncut: tuple[str, ...] = ()
+    forgotten: tuple[Tombstone, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a start finds; ``None`` for the cluster and for the cuts where they could not be asked for."""
+    """What a start finds; ``None`` for the cluster and for the cuts where they could not be asked for.
+
+    ``forgotten`` are the tombstones of the archive.
+    """
 
     lineage: Lineage | None
     checkpoint: Path | None
     cluster: str | None
     cuts: Mapping[str, Cut] | None
     state_backend: str = "heap"
+    forgotten: tuple[Tombstone, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,8 @@ def decide(plan: FeaturePlan, found: Found) -> Start:
         fresh = Lineage(
             cluster=found.cluster or "", group=group, state_backend=found.state_backend, layout=layout_of(plan),
             views=tables, horizons_ms=_horizons(plan),
+            # Who is known by a computed key alone cannot be left out of the records, and stays barred at the sink.
+            forgotten=tuple(one for one in found.forgotten if not computed_in(plan, one.join_key)),
         )  # fmt: skip
         return Start("replay", reason or "", fresh)
     new = [table for table in tables if table not in kept.views]
@@ -241,7 +251,8 @@ def _asked(ask: Callable[[], T]) -> T | None:
 
 def _found(settings: Settings, cluster: str | None, cuts: Mapping[str, Cut] | None) -> Found:
     checkpoint = newest_checkpoint(settings.checkpoints_dir)
-    return Found(read_lineage(settings), checkpoint, cluster, cuts, settings.state_backend)
+    forgotten = read_tombstones(settings.archive_dir)
+    return Found(read_lineage(settings), checkpoint, cluster, cuts, settings.state_backend, forgotten)
 
 
 def read_lineage(settings: Settings) -> Lineage | None:

@@ -13,13 +13,18 @@ atomic; files and folders are synchronised before it, so the same holds when the
 
 Readers may see files of a flush that is not yet committed. They are whole and each offset is in one of them only, but
 a reader that must agree with other parts filters on ``offset < manifest's next offset`` (`read_manifest`).
+
+Files are written, removed and replaced under one lock (`files_held`), so that `streaming.erasure` can take rows out of
+them beside a running writer.
 """
 
+import fcntl
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -30,7 +35,9 @@ import pyarrow.parquet as pq
 from headwater.errors import DataError, ResourceError
 
 MANIFEST = "_manifest.json"
+FILES_LOCK = "_files.lock"
 Row = TypeVar("Row")
+Kept = Callable[[pa.Table], pa.Table]
 
 _NAME = re.compile(r"p(?P<partition>\d+)-(?P<first>\d+)-(?P<last>\d+)\.parquet")
 
@@ -101,8 +108,13 @@ class ParquetLog(Generic[Row]):
         """Add one to a total, committed with the next flush."""
         self._counted[what] += 1
 
-    def flush(self) -> None:
+    def flush(self, kept: Kept = lambda table: table) -> None:
         """Commit all that was added; nothing happens where nothing was.
+
+        Parameters
+        ----------
+        kept
+            What is archived of a table of rows; the offsets of the others count as dealt with all the same.
 
         Raises
         ------
@@ -111,12 +123,16 @@ class ParquetLog(Generic[Row]):
         """
         if self._next == self._committed.next_offsets:
             return
+        whole = {place: self._to_table(place[0], rows) for place, rows in self._rows.items()}
+        tables = {place: kept(table) for place, table in whole.items()}
         totals = Counter(self._committed.totals) + self._counted
-        manifest = Manifest(self._committed.topic, self._committed.cluster, dict(self._next), dict(totals))
+        totals["forgotten"] += sum(table.num_rows - tables[place].num_rows for place, table in whole.items())
+        manifest = Manifest(self._committed.topic, self._committed.cluster, dict(self._next), dict(+totals))
         try:
-            for (partition, date), rows in self._rows.items():
-                self._write(partition, date, rows)
-            _replace(self._folder / MANIFEST, lambda draft: draft.write_text(manifest.to_json()))
+            for (partition, date), table in tables.items():
+                if table.num_rows:
+                    self._write(partition, date, table)
+            replace_file(self._folder / MANIFEST, lambda draft: draft.write_text(manifest.to_json()))
         except OSError as error:
             raise ResourceError(
                 f"{self._folder}: not written, {error.strerror or error}. Free some disk and start again."
@@ -126,12 +142,11 @@ class ParquetLog(Generic[Row]):
         self._counted.clear()
         self.buffered = 0
 
-    def _write(self, partition: int, date: str, rows: list[Row]) -> None:
+    def _write(self, partition: int, date: str, table: pa.Table) -> None:
         first, last = self._committed.next_offsets.get(partition, 0), self._next[partition] - 1
         folder = self._folder / f"date={date}"
         folder.mkdir(parents=True, exist_ok=True)
-        table = self._to_table(partition, rows)
-        _replace(
+        replace_file(
             folder / f"p{partition:04d}-{first:020d}-{last:020d}.parquet", lambda draft: pq.write_table(table, draft)
         )
 
@@ -152,7 +167,19 @@ class ParquetLog(Generic[Row]):
         return manifest
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+@contextmanager
+def files_held(archive: Path) -> Iterator[None]:
+    """Hold an archive's files, which nobody else writes, removes or replaces meanwhile."""
+    archive.mkdir(parents=True, exist_ok=True)
+    handle = os.open(archive / FILES_LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file whole or not at all, and on the disk before returning."""
     draft = path.with_name(f".{path.name}.tmp")
     write(draft)

@@ -13,6 +13,7 @@ from typing import Any
 
 from headwater.avro import MAP
 from headwater.events import EVENT_SCHEMA, BadRecord, EventLimits, event_hash, parse_event
+from headwater.forgotten import KeyColumn, Tombstone
 from headwater.plan import Source
 from headwater.records import ENVELOPE, is_envelope, parse_record
 
@@ -62,7 +63,7 @@ def judged(table: str, function: str) -> str:
     """Call the function that reads records, once a record; its row is the column ``hw_read``."""
     ingest = "EXTRACT(EPOCH FROM `hw_timestamp`) * 1000 + EXTRACT(MILLISECOND FROM `hw_timestamp`)"
     place = ", ".join(map(name, PLACE))
-    return f"SELECT {function}(`hw_key`, `hw_value`, {ingest}) AS `hw_read`, {place} FROM `{table}`"
+    return f"SELECT {function}(`hw_key`, `hw_value`, {ingest}, {place}) AS `hw_read`, {place} FROM `{table}`"
 
 
 def counted(view: str, columns: Sequence[str]) -> str:
@@ -95,11 +96,14 @@ class RecordReader:
     ----------
     needed
         Columns to read, entries of maps as ``column.key``; of a map itself, whether there is one.
+    forgotten
+        Whose records do not count up to their tombstones' offsets, and where a record says that it is theirs.
     """
 
     source: Source
     needed: tuple[str, ...]
     limits: EventLimits
+    forgotten: tuple[tuple[KeyColumn, Tombstone], ...] = ()
 
     @cached_property
     def types(self) -> dict[str, str]:
@@ -108,16 +112,25 @@ class RecordReader:
         return MARKS | {column: _TYPES[kinds.get(column, "string")] for column in (*self._fields, *self._of_maps)}
 
     def read(
-        self, keys: Iterable[bytes | None], values: Iterable[bytes | None], ingest_ms: Iterable[int]
+        self,
+        keys: Iterable[bytes | None],
+        values: Iterable[bytes | None],
+        ingest_ms: Iterable[int],
+        partitions: Iterable[int],
+        offsets: Iterable[int],
     ) -> dict[str, tuple[Any, ...]]:
         """Read a batch, each (n,); a record that does not count is null in every column."""
-        rows = [self._row(*record) for record in zip(keys, values, ingest_ms, strict=True)]
+        rows = [self._row(*record) for record in zip(keys, values, ingest_ms, partitions, offsets, strict=True)]
         return dict(zip(self.types, zip(*rows, strict=True), strict=True))
 
-    def _row(self, key: bytes | None, raw: bytes | None, ingest_ms: int) -> tuple[Any, ...]:
+    def _row(
+        self, key: bytes | None, raw: bytes | None, ingest_ms: int, partition: int, offset: int
+    ) -> tuple[Any, ...]:
         try:
             found = self._parse(key, raw, ingest_ms)
         except BadRecord:
+            return self._refused
+        if self._tombstones and self._is_forgotten(found, partition, offset):
             return self._refused
         event_id, event_time, *fields = self._take(found)
         event_id = str(event_id)
@@ -129,6 +142,25 @@ class RecordReader:
         if self._is_envelope:
             return parse_event(raw, key, ingest_ms, self.limits)
         return parse_record(self.source, raw, ingest_ms, self.limits).values
+
+    def _is_forgotten(self, found: Any, partition: int, offset: int) -> bool:
+        for take, of_value in self._tombstones:
+            tombstone = of_value.get(_as_text(take(found)))
+            if tombstone is not None and tombstone.covers(self.source.topic, partition, offset):
+                return True
+        return False
+
+    @cached_property
+    def _tombstones(self) -> list[tuple[Callable[[Any], Any], dict[str, Tombstone]]]:
+        """By the place that says whose a record is: how it is read, and the tombstones by that value."""
+        by_place: dict[KeyColumn, dict[str, Tombstone]] = {}
+        for place, tombstone in self.forgotten:
+            by_place.setdefault(place, {})[tombstone.value] = tombstone
+        return [
+            (take if place.entry is None else _entry_of(take, place.entry), of_value)
+            for place, of_value in by_place.items()
+            for take in (self._getter(place.column),)
+        ]
 
     @cached_property
     def _is_envelope(self) -> bool:
@@ -168,6 +200,13 @@ def _entry_of(take: Callable[[Any], Any], key: str) -> Callable[[Any], Any]:
         return None if held is None else held.get(key)
 
     return entry
+
+
+def _as_text(value: Any) -> str:
+    """A key as the engines spell it; what is null is nobody's, and no entity has an empty name."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_there(take: Callable[[Any], Any]) -> Callable[[Any], bool | None]:

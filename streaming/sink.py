@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from headwater import folds
 from headwater.clock import StoredClock
 from headwater.errors import UnavailableError
+from headwater.forgotten import StoredTombstones, Tombstone
 from headwater.log import get_logger
 from headwater.online import codec
 from headwater.online.connect import connect
+from headwater.online.erase import erase_fields
 from headwater.online.writer import OnlineWriter
 from streaming.health import beats_key
 from streaming.sql import Program, Target, split_entry
@@ -41,6 +43,42 @@ def stats_key(project: str) -> str:
     return f"hw1:stats:{project}"
 
 
+class Barred:
+    """Entities that are not written: forgotten since the job's state began, so that it still holds what they did.
+
+    Parameters
+    ----------
+    known, honoured
+        Tombstones to begin with, and those whose records the job never read.
+    """
+
+    def __init__(self, stored: StoredTombstones, known: Sequence[Tombstone], honoured: Sequence[Tombstone]) -> None:
+        self._stored, self._known, self._honoured = stored, known, honoured
+        self._version = -1
+        self._values: dict[str, set[str]] = {}
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Look whether others were forgotten since; True if so."""
+        version = self._stored.version()
+        if version == self._version:
+            return False
+        self._version, self._values = version, {}
+        for tombstone in (*self._known, *self._stored.read()):
+            if tombstone not in self._honoured:
+                self._values.setdefault(tombstone.join_key, set()).add(tombstone.value)
+        return True
+
+    def concerns(self, join_keys: Sequence[str]) -> bool:
+        """Whether anybody is barred by one of these keys; mostly nobody is."""
+        return any(name in self._values for name in join_keys)
+
+    def of(self, join_keys: Sequence[str], keys: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
+        """Which of the keys are a forgotten entity's, bool (n,)."""
+        held = [(at, values) for at, name in enumerate(join_keys) if (values := self._values.get(name))]
+        return np.array([any(key[at] in values for at, values in held) for key in keys], np.bool_)
+
+
 @dataclass
 class TileSink:
     """Writes rows of ``Program.sink_columns`` to the online store's live slot; made where the rows are.
@@ -54,6 +92,7 @@ class TileSink:
     _client: redis.Redis | None = field(default=None, repr=False)
     _writer: OnlineWriter | None = field(default=None, repr=False)
     _clock: StoredClock | None = field(default=None, repr=False)
+    _barred: Barred | None = field(default=None, repr=False)
 
     def write(self, columns: Columns) -> int:
         """Write a batch, waiting for as long as the store does not answer; return the tiles written."""
@@ -73,12 +112,14 @@ class TileSink:
                 self.sleep(wait)
                 wait = min(wait * 2, LONGEST_WAIT_S)
 
-    def _connected(self) -> tuple[redis.Redis, OnlineWriter, StoredClock]:
-        if self._client is None or self._writer is None or self._clock is None:
+    def _connected(self) -> tuple[redis.Redis, OnlineWriter, StoredClock, Barred]:
+        if self._client is None or self._writer is None or self._clock is None or self._barred is None:
+            project = self.program.plan.project
             self._client = connect(self.redis_url, socket_timeout=30, socket_connect_timeout=5)
-            self._writer = OnlineWriter(self._client, self.program.plan.project)
+            self._writer = OnlineWriter(self._client, project)
             self._clock = StoredClock(self._client)
-        return self._client, self._writer, self._clock
+            self._barred = Barred(StoredTombstones(self._client, project), self.program.barred, self.program.forgotten)
+        return self._client, self._writer, self._clock, self._barred
 
     def _beat(self, group: str) -> int:
         client, *_ = self._connected()
@@ -87,23 +128,51 @@ class TileSink:
         return 1
 
     def _write(self, columns: Columns) -> int:
-        client, writer, clock = self._connected()
+        client, writer, clock, barred = self._connected()
         table_of_row = np.asarray(columns["tbl"])
-        for place in np.unique(table_of_row):
-            rows = np.flatnonzero(table_of_row == place)
-            self._write_table(writer, self.program.by_number[int(place)], columns, rows)
+        tables = [
+            (self.program.by_number[int(place)], np.flatnonzero(table_of_row == place))
+            for place in np.unique(table_of_row)
+        ]
+        for target, rows in tables:
+            self._write_table(writer, target, columns, self._not_barred(barred, target, columns, rows))
+        if barred.refresh():  # who was forgotten meanwhile may have been deleted before this was written
+            for target, rows in tables:
+                self._not_barred(barred, target, columns, rows)
         counts = tally(np.asarray(columns["newest"]), np.asarray(columns["ingest"]), clock.now_ms())
         client.eval(_COUNT, 1, stats_key(self.program.plan.project), *map(str, counts))
         return len(table_of_row)
 
-    def _write_table(self, writer: OnlineWriter, target: Target, columns: Columns, rows: NDArray[np.intp]) -> None:
+    def _not_barred(self, barred: Barred, target: Target, columns: Columns, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The rows to write; of entities that are forgotten what may have been written is deleted."""
         join_keys = target.view.join_keys
-        keys = list(zip(*(np.asarray(columns[f"k{at}"], object)[rows] for at in range(len(join_keys))), strict=True))
+        if not barred.concerns(join_keys):
+            return rows
+        keys = keys_of(target, columns, rows)
+        mask = barred.of(join_keys, keys)
+        if not mask.any():
+            return rows
+        assert self._client is not None
+        gone = [key for key, forgotten in zip(keys, mask, strict=True) if forgotten]
+        erase_fields(self._client, self.program.plan.project, join_keys, target.table.field, gone)
+        return rows[~mask]
+
+    def _write_table(self, writer: OnlineWriter, target: Target, columns: Columns, rows: NDArray[np.intp]) -> None:
+        if not len(rows):
+            return
+        join_keys, keys = target.view.join_keys, keys_of(target, columns, rows)
         tiles = tile_columns(target, columns, rows)
         payloads = None
         if target.table.kind != "fixed":
             payloads = [pack_list(target, entries) for entries in np.asarray(columns["entries"], object)[rows]]
         writer.write_tiles(target.table, join_keys, keys, tiles, payloads)
+
+
+def keys_of(target: Target, columns: Columns, rows: NDArray[np.intp]) -> list[tuple[str, ...]]:
+    """Values of the view's join keys of each row."""
+    return list(
+        zip(*(np.asarray(columns[f"k{at}"], object)[rows] for at in range(len(target.view.join_keys))), strict=True)
+    )
 
 
 def tally(newest: NDArray[Any], ingest: NDArray[Any], now_ms: int) -> list[int | str]:

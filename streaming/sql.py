@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from headwater.events import MAX_ABS_VALUE, EventLimits
+from headwater.forgotten import KeyColumn, Tombstone, key_columns
 from headwater.online.codec import EMPTY_MAX, EMPTY_MIN
 from headwater.plan import ColumnKind, FeaturePlan, Partial, Source, Table, View
 from streaming import reading
@@ -70,6 +71,10 @@ class Program:
     targets: tuple[Target, ...]
     layout: Layout
     kafka: KafkaOptions
+    forgotten: tuple[Tombstone, ...] = ()
+    """Entities whose records up to the tombstones' offsets are not read: this state never held them."""
+    barred: tuple[Tombstone, ...] = ()
+    """Other entities that were forgotten before the job began: its state holds them, its sink does not write them."""
 
     @cached_property
     def by_number(self) -> dict[int, Target]:
@@ -125,7 +130,15 @@ class Program:
         limits = EventLimits(
             self.kafka.max_event_bytes, self.kafka.max_clock_skew_ms, self.plan.horizon_ms(source.name)
         )
-        return RecordReader(source, tuple(self._columns_read(source)), limits)
+        return RecordReader(source, tuple(self._columns_read(source)), limits, tuple(self._forgotten_of(source)))
+
+    def _forgotten_of(self, source: Source) -> Iterator[tuple[KeyColumn, Tombstone]]:
+        """Tombstones, each with every column of a source that may tell that a record is its entity's."""
+        for tombstone in self.forgotten:
+            if source.topic in tombstone.ends:
+                places = key_columns(self.plan, source, tombstone.join_key)
+                for place in sorted(places, key=lambda place: (place.column, place.entry or "")):
+                    yield place, tombstone
 
     def _read(self) -> Iterator[str]:
         for number, source in self._numbered:
@@ -197,6 +210,8 @@ def compile_program(
     kafka: KafkaOptions,
     layout: Layout | None = None,
     cuts: Mapping[str, Mapping[int, int]] | None = None,
+    forgotten: Sequence[Tombstone] = (),
+    barred: Sequence[Tombstone] = (),
 ) -> Program:
     """Lay out all tables of a plan for one sink.
 
@@ -206,13 +221,15 @@ def compile_program(
         Of the state to go on from; a fresh one by default.
     cuts
         By table, then by partition: offsets below which the stream leaves events to the backfill.
+    forgotten, barred
+        Forgotten entities whose older records the state never held, and others, as :class:`Program` has them.
     """
     layout, cuts = layout or layout_of(plan), cuts or {}
     numbers = {table: number for number, table in enumerate(layout.tables)}
     targets = (
         Target(view, table, numbers[table.id], cuts.get(table.id, {})) for view in plan.views for table in view.tables
     )
-    return Program(plan, tuple(targets), layout, kafka)
+    return Program(plan, tuple(targets), layout, kafka, tuple(forgotten), tuple(barred))
 
 
 def first_of_each_id(events: str, needed: Sequence[str]) -> str:

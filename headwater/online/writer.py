@@ -85,10 +85,6 @@ class OnlineWriter:
         """
         return self._run("put_rows", (), view.join_keys, view.field, keys, rows)
 
-    def forget(self, join_key: str, value: str) -> bool:
-        """Delete all that is stored under an entity; False where nothing was."""
-        return bool(self._client.delete(entity_key(self._prefix, join_key, value)))
-
     def drop(self, fields: Sequence[bytes]) -> None:
         """Delete the fields of removed tables from every entity of this project, and of this project alone."""
         mark_dropped(self._client, self._project, [field.hex() for field in fields])

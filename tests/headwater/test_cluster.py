@@ -11,6 +11,7 @@ from headwater.clock import ManualClock, StoredClock
 from headwater.errors import UnavailableError
 from headwater.online import codec
 from headwater.online.connect import connect
+from headwater.online.erase import erase_entity
 from headwater.online.keys import entity_key, project_prefix
 from headwater.online.reader import OnlineReader
 from headwater.online.writer import OnlineWriter
@@ -91,10 +92,9 @@ def test_whatever_the_names_each_row_is_its_own(valkey_client, valkey_cluster, w
 def test_the_items_of_a_user_and_its_forgetting_reach_the_users_node(valkey_cluster):
     write(valkey_cluster, USERS[:9])
     reader = OnlineReader(valkey_cluster, PLAN, ManualClock(START + 1))
-    writer = OnlineWriter(valkey_cluster, "shop")
     for at, user in enumerate(USERS[:9]):
         assert reader.partners(PAIR.name, user) == [(user, f"item{at % 7}")]
-        assert writer.forget("user_id", user)
+        assert erase_entity(valkey_cluster, PLAN, "user_id", user).keys == 1
     assert list(valkey_cluster.scan_iter()) == []
 
 

@@ -14,6 +14,7 @@ from benchmarks.oracle import Row, fold
 from headwater.clock import ManualClock
 from headwater.errors import DataError, NotAnswerableError, UnavailableError
 from headwater.online import codec
+from headwater.online.erase import Erased, erase_entity
 from headwater.online.keys import encoded, entity_key, project_prefix, rest_of_key, rests_of_keys
 from headwater.online.reader import OnlineReader
 from headwater.online.writer import OnlineWriter
@@ -130,8 +131,8 @@ def test_tiles_no_window_can_reach_are_dropped_as_new_ones_come(valkey_client):
 def test_forgetting_or_tearing_down_one_project_leaves_others_alone(valkey_client):
     for project in ("shop", "sho", "shop2"):
         write_all(OnlineWriter(valkey_client, project), VIEW, [event("e", START)], codec.LIVE)
-    assert OnlineWriter(valkey_client, "shop").forget("user_id", "ann")
-    assert not OnlineWriter(valkey_client, "shop").forget("user_id", "ann")
+    assert erase_entity(valkey_client, plan(), "user_id", "ann") == Erased(keys=1, fields=len(VIEW.tables))
+    assert erase_entity(valkey_client, plan(), "user_id", "ann") == Erased()
     OnlineWriter(valkey_client, "sho").drop([table.field for table in VIEW.tables])
     assert len(valkey_client.keys()) == 1
 
@@ -200,6 +201,26 @@ def test_an_unreachable_store_is_named():
     client = redis.Redis(port=1, socket_timeout=1)
     with pytest.raises(UnavailableError, match="headwater up"):
         OnlineReader(client, plan(), ManualClock(0)).read_views({VIEW.name: [("ann",)]})
+
+
+TASTE = PROFILE.model_copy(update={"name": "taste", "join_keys": ("user_id", "shop", "item_id"), "id": "55" * 8})
+RETIRED = PROFILE.model_copy(update={"name": "retired", "join_keys": ("user_id", "item_id"), "id": "66" * 8})
+
+
+def test_a_forgotten_entity_is_gone_under_its_own_key_and_under_others(store):
+    """What is left are the others' rows, value for value."""
+    writer, now = OnlineWriter(store, "shop"), plan(batch=(TASTE,))
+    keys = [(user, shop, item) for user in ("ann", "b*b") for shop in ("7", "8") for item in ("7", "77", "8")]
+    writer.write_rows(TASTE, keys, [codec.encode_row(TASTE, START, START, (at, None, None)) for at in range(len(keys))])
+    writer.write_rows(RETIRED, [("ann", "7")], [codec.encode_row(RETIRED, START, START, (1, None, None))])
+    own = PROFILE.model_copy(update={"join_keys": ("item_id",)})
+    writer.write_rows(own, [("7",), ("77",)], [codec.encode_row(own, START, START, (1, None, None))] * 2)
+    assert erase_entity(store, now, "item_id", "7") == Erased(keys=1, fields=1 + 4, unknown=1)
+    read = OnlineReader(store, now, ManualClock(START + 1)).read_views({"taste": keys})["taste"]
+    assert read.found.tolist() == [item != "7" for *_, item in keys]
+    assert read.values["age"][read.found].tolist() == [at for at, key in enumerate(keys) if key[2] != "7"]
+    assert erase_entity(store, now, "user_id", "b*b") == Erased(keys=1, fields=4)
+    assert len(list(store.scan_iter(project_prefix("shop") + b"*"))) == 2
 
 
 def event(event_id, time):

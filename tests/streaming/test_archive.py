@@ -1,5 +1,6 @@
 """The archive against a real broker: each record once, through kills; what is refused keeps its bytes."""
 
+import itertools
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
 from pathlib import Path
 
@@ -20,12 +22,14 @@ from confluent_kafka import Consumer, TopicPartition
 from headwater import topics
 from headwater.errors import UnavailableError
 from headwater.events import ARCHIVE_SCHEMA, Event
+from headwater.forgotten import Tombstone, read_tombstones, save_tombstone
 from headwater.kafka_io import Record, Sender, client_config, describe, offset_bounds
 from headwater.runtime.ready import is_marked, ready_path
 from headwater.settings import Settings
 from streaming.archive import archived_offsets, catch_up
 from streaming.archive_writer import ArchiveWriter, WriterRunning
-from streaming.parquet_log import read_manifest
+from streaming.erasure import Eraser, erase
+from streaming.parquet_log import files_held, read_manifest
 
 pytestmark = pytest.mark.integration
 NOW = 1_511_000_000_000
@@ -204,6 +208,33 @@ def test_kills_lose_and_double_nothing(settings, kafka, start, writer_process) -
     }
     assert places(table) == Counter(expected)
     assert sorted(table["event_id"].to_pylist()) == sorted(f"e{number}" for number in range(sent))
+
+
+def test_an_entity_is_forgotten_beside_a_writer_that_goes_on(settings, kafka, start, writer_process) -> None:
+    """Its rows before the tombstone are gone, those after it and all others are there, each once."""
+    writer_process("-c", "from streaming.archive import main; main(flush_s=0.05)")
+    numbers = itertools.count()
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(
+            lambda: [send(kafka, [event(number) for number in itertools.islice(numbers, 100)]) for _ in range(40)]
+        )
+        wait_for(lambda: archived_offsets(settings) != start)
+        cuts = ends_of(kafka, topics.EVENTS)
+        with files_held(settings.archive_dir):
+            save_tombstone(settings.archive_dir, Tombstone("user_id", "u3", NOW, {topics.EVENTS: cuts}))
+        erase(
+            settings.archive_dir, settings.events_dir,
+            Eraser(topics.EVENTS, None, read_tombstones(settings.archive_dir)).kept,
+        )  # fmt: skip
+        sending.result()
+    done = catch_up(settings)
+    sent = read_topic(kafka, topics.EVENTS, start)
+    own = {(m.partition(), m.offset()) for m in sent if m.key() == b"u3" and m.offset() < cuts[m.partition()]}
+    later = [m for m in sent if m.key() == b"u3" and m.offset() >= cuts[m.partition()]]
+    assert own
+    assert later
+    assert places(archived(settings, start)) == Counter({(m.partition(), m.offset()) for m in sent} - own)
+    assert done.partitions == ends_of(kafka, topics.EVENTS)
 
 
 def test_the_process_says_when_it_is_ready_and_ends_in_good_order(settings, kafka, start, writer_process) -> None:

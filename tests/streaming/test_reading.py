@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from headwater import avro
 from headwater.events import BadRecord, Event, EventLimits, event_hash, parse_event
+from headwater.forgotten import KeyColumn, Tombstone
 from headwater.plan import Source
 from headwater.records import ENVELOPE
 from streaming.reading import MARKS, RecordReader
@@ -44,7 +45,7 @@ def row(read: dict, at: int = 0) -> dict:
 
 @given(st.lists(st.tuples(keys, records), min_size=1, max_size=5))
 def test_a_batch_has_what_counts_of_each_record_and_nulls_for_what_does_not(batch):
-    read = RecordReader(EVENTS, NEEDED, LIMITS).read(*zip(*[(key, raw, NOW) for key, raw in batch], strict=True))
+    read = RecordReader(EVENTS, NEEDED, LIMITS).read(*zip(*[(key, raw, NOW, 0, 0) for key, raw in batch], strict=True))
     for at, (key, raw) in enumerate(batch):
         found = row(read, at)
         try:
@@ -63,7 +64,7 @@ def test_a_batch_has_what_counts_of_each_record_and_nulls_for_what_does_not(batc
 def test_types_name_what_is_read_in_its_order():
     reader = RecordReader(EVENTS, NEEDED, LIMITS)
     raw = Event("e", "purchase", NOW, "u", context={"size": "9"}).to_json()
-    assert list(reader.read([b"u"], [raw], [NOW])) == list(reader.types)
+    assert list(reader.read([b"u"], [raw], [NOW], [0], [0])) == list(reader.types)
     assert reader.types["position"] == "INT"
     assert reader.types["context.size"] == "STRING"
     assert list(reader.types)[: len(MARKS)] == list(MARKS)
@@ -78,7 +79,9 @@ def sensors(**changes) -> Source:
 
 def test_an_integer_id_is_its_digits_and_the_time_is_cut_to_the_arrival():
     reader = RecordReader(sensors(), ("at", "reading"), LIMITS)
-    found = row(reader.read([None], [json.dumps({"reading": 7, "at": NOW + 9, "sensor": "s"}).encode()], [NOW]))
+    found = row(
+        reader.read([None], [json.dumps({"reading": 7, "at": NOW + 9, "sensor": "s"}).encode()], [NOW], [0], [0])
+    )
     assert found["hw_id"] == "7"
     assert found["reading"] == 7
     assert found["hw_time"] == found["at"] == found["hw_ingest"] == NOW
@@ -90,7 +93,7 @@ def test_an_integer_id_is_its_digits_and_the_time_is_cut_to_the_arrival():
 def test_of_a_map_its_entries_are_read_and_of_a_whole_map_whether_there_is_one(labels, there, kind):
     reader = RecordReader(sensors(), ("labels", "labels.kind"), LIMITS)
     raw = json.dumps({"reading": 7, "at": NOW, "sensor": "s", "labels": labels}).encode()
-    found = row(reader.read([None], [raw], [NOW]))
+    found = row(reader.read([None], [raw], [NOW], [0], [0]))
     assert (found["labels"], found["labels.kind"]) == (there, kind)
 
 
@@ -102,6 +105,20 @@ def test_avro_records_are_read_by_their_schema():
     schema, columns = avro.read_schema("trips", text, "at")
     trips = sensors(columns=tuple(columns.items()), event_id="id", key="who", format="avro", avro_schema=schema)
     records = [avro.encode(text, {"id": "t", "at": NOW, "who": who}) for who in ("r", None)]
-    read = RecordReader(trips, ("who",), LIMITS).read([None, None], records, [NOW, NOW])
+    read = RecordReader(trips, ("who",), LIMITS).read([None, None], records, [NOW, NOW], [0, 0], [0, 1])
     assert row(read, 0)["who"] == "r"
     assert set(row(read, 1).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(KeyColumn("user_id"), "u"), (KeyColumn("context", "size"), "9"), (KeyColumn("position"), "3")]
+)
+def test_records_of_who_is_forgotten_count_from_the_tombstones_offsets_on(place, value):
+    tombstones = tuple(
+        (place, Tombstone("whose", name, NOW, {"events": {0: 5, 1: 2}})) for name in (value, "somebody else")
+    )
+    records = [Event(f"e{at}", "purchase", NOW, "u", position=3, context={"size": "9"}).to_json() for at in range(6)]
+    read = RecordReader(EVENTS, NEEDED, LIMITS, tombstones).read(
+        [b"u"] * 6, records, [NOW] * 6, [0, 0, 0, 1, 1, 2], [4, 5, 6, 1, 2, 0]
+    )
+    assert read["hw_id"] == (None, "e1", "e2", None, "e4", "e5")

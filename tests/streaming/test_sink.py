@@ -1,6 +1,7 @@
 """What the sink writes, against the store's own oracle."""
 
 import builtins
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from support.views import every_function, stepped
 from benchmarks.oracle import Row
 from headwater.errors import UnavailableError
 from headwater.events import event_hash
+from headwater.forgotten import StoredTombstones, Tombstone
 from headwater.online import codec
+from headwater.online.erase import erase_entity
 from headwater.online.keys import project_prefix
 from headwater.online.writer import OnlineWriter
 from headwater.plan import FeaturePlan, Source
@@ -99,6 +102,58 @@ def test_the_sink_writes_every_function_as_the_store_keeps_it_and_writing_twice_
     assert held["sunk"] == held["oracle"]
     assert len(held["oracle"]) == 3
     assert int(valkey_client.hget(stats_key("sunk"), "online_writes")) == 2 * len(columns["tbl"])
+
+
+def held_by(client, project):
+    return {key.rpartition(b"=")[2].decode() for key in client.scan_iter(project_prefix(project) + b"user_id=*")}
+
+
+def tombstone(user, at_ms=0):
+    return Tombstone("user_id", user, at_ms, {"events": {0: 5}})
+
+
+@pytest.mark.integration
+def test_who_is_forgotten_is_not_written_and_what_was_written_of_it_is_deleted(valkey, valkey_client):
+    """Known to the store before the sink opens, while it runs, or to the job alone; and who came after stays."""
+    stored = StoredTombstones(valkey_client, "sunk")
+    TileSink(PROGRAM, valkey).write(batch(ROWS))
+    stored.save(tombstone("u0"))
+    sink = TileSink(replace(PROGRAM, barred=(tombstone("u2"),)), valkey)
+    sink.write(batch(ROWS))
+    assert held_by(valkey_client, "sunk") == {"u1"}
+    stored.save(tombstone("u1"))
+    sink.write(batch(ROWS))
+    assert held_by(valkey_client, "sunk") == set()
+
+
+@pytest.mark.integration
+def test_a_sink_whose_state_never_held_an_entity_writes_it_until_it_is_forgotten_again(valkey, valkey_client):
+    stored = StoredTombstones(valkey_client, "sunk")
+    stored.save(tombstone("u1"))
+    sink = TileSink(replace(PROGRAM, forgotten=(tombstone("u1"),)), valkey)
+    sink.write(batch(ROWS))
+    assert held_by(valkey_client, "sunk") == {"u0", "u1", "u2"}
+    stored.save(tombstone("u1", at_ms=1))
+    sink.write(batch(ROWS))
+    assert held_by(valkey_client, "sunk") == {"u0", "u2"}
+
+
+@pytest.mark.integration
+def test_who_is_forgotten_in_the_middle_of_a_write_is_not_left_behind(valkey, valkey_client, monkeypatch):
+    """The deletion comes before the write it does not know of; the sink then takes back what it wrote."""
+    stored, write = StoredTombstones(valkey_client, "sunk"), OnlineWriter.write_tiles
+
+    def forgetting(self, *arguments, **options):
+        if not stored.version():
+            stored.save(tombstone("u1"))
+            erase_entity(valkey_client, PLAN, "user_id", "u1")
+        return write(self, *arguments, **options)
+
+    sink = TileSink(PROGRAM, valkey)
+    sink.write(batch(ROWS[:1]))
+    monkeypatch.setattr(OnlineWriter, "write_tiles", forgetting)
+    sink.write(batch(ROWS))
+    assert held_by(valkey_client, "sunk") == {"u0", "u2"}
 
 
 @pytest.mark.integration
