@@ -2,15 +2,17 @@
 
 A record is JSON, keyed by user. ``items`` are those shown, each with the exact vector its score came from; ``others``
 is a sample of the candidates that were not, drawn evenly without replacement by a generator seeded with the request
-id, each with the ``probability`` of having been drawn. A feature that has no value is null. ``views`` tells, for each
-logged row, the instant its view was read at and the newest event it had folded.
+id, each with the ``probability`` of having been drawn. A feature that has no value is null. ``views`` tells what each
+view was asked for the logged rows: its entities, each once, and of each the instant it was read at, its newest event
+and, table by table, the marks of the events that were folded into it; ``rows`` has the place of each logged row's
+entity, the shown items first. By these marks ``headwater audit`` computes the same vectors from the archive.
 """
 
 import hashlib
 import json
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +21,8 @@ from numpy.typing import NDArray
 
 from headwater import topics
 from headwater.log import get_logger
-from headwater.online.reader import Matrix
+from headwater.online.merge import Marks
+from headwater.online.reader import Matrix, ViewRead
 from serving.contracts import Ranked, Request
 from serving.sources import Candidates
 from serving.telemetry import Telemetry
@@ -163,9 +166,22 @@ def _numbers(vector: NDArray[np.float32]) -> list[float | None]:
     return [value if finite else None for value, finite in zip(vector.tolist(), known, strict=True)]
 
 
-def _views(features: Matrix, rows: NDArray[np.intp]) -> Mapping[str, Mapping[str, list[int]]]:
+def _views(features: Matrix, rows: NDArray[np.intp]) -> dict[str, dict[str, Any]]:
+    return {name: _view(view, features.rows[name][rows]) for name, view in features.views.items()}
+
+
+def _view(view: ViewRead, places: NDArray[np.intp]) -> dict[str, Any]:
+    """Lay out one view; a hash is sixteen hexadecimal digits, since 64 bits are more than a JSON reader may keep."""
+    held, rows = np.unique(places, return_inverse=True)
     return {
-        name: {"at": view.at[places].tolist(), "newest": view.newest[places].tolist()}
-        for name, view in features.views.items()
-        for places in (features.rows[name][rows],)
+        "keys": [list(view.keys[place]) for place in held],
+        "at": view.at[held].tolist(),
+        "newest": view.newest[held].tolist(),
+        "marks": {table: _marks(marks, held) for table, marks in view.marks.items()},
+        "rows": rows.tolist(),
     }
+
+
+def _marks(marks: Marks, held: NDArray[np.intp]) -> dict[str, list[Any]]:
+    hashes = [f"{digest:016x}" for digest in marks.hash[held].tolist()]
+    return {"count": marks.count[held].tolist(), "ingest": marks.ingest[held].tolist(), "hash": hashes}

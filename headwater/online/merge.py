@@ -48,10 +48,23 @@ class Blobs:
         return out
 
 
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Which events were folded into a table's values, over all tiles that its longest window reads; each (n,).
+
+    ``count``: how many. ``ingest``: the newest ingest time among them, -1 where there are none. ``hash``: their ids'
+    hashes added up, wrapping at 64 bits.
+    """
+
+    count: Ints
+    ingest: Ints
+    hash: NDArray[np.uint64]
+
+
 def merge_table(
     table: Table, aggregates: Sequence[Aggregate], blobs: Blobs, at: Ints, found: NDArray[np.bool_]
-) -> Mapping[str, Floats | list[list[Any] | None]]:
-    """Values of a table's features; NaN or ``None`` where not found.
+) -> tuple[Mapping[str, Floats | list[list[Any] | None]], Marks]:
+    """Values of a table's features, NaN or ``None`` where not found, and the marks of what they were made from.
 
     Parameters
     ----------
@@ -60,7 +73,9 @@ def merge_table(
     """
     if table.kind == "fixed":
         return _fixed(table, aggregates, blobs, at, found)
-    return {aggregate.feature: _lists(table, aggregate, blobs.each, at, found) for aggregate in aggregates}
+    tiles = [_readable(table, blob, int(instant)) for blob, instant in zip(blobs.each, at, strict=True)]
+    values = {aggregate.feature: _lists(table, aggregate, tiles, at, found) for aggregate in aggregates}
+    return values, _marks_of_lists(tiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +147,7 @@ def _running(values: NDArray[Any]) -> Ints:
 
 def _fixed(
     table: Table, aggregates: Sequence[Aggregate], blobs: Blobs, at: Ints, found: NDArray[np.bool_]
-) -> dict[str, Floats]:
+) -> tuple[dict[str, Floats], Marks]:
     records = _Records.of(table, blobs, at)
     windows: dict[int | None, Ints] = {None: records.starts[1:]}
     out = {}
@@ -147,7 +162,13 @@ def _fixed(
         else:
             values = folds.finish(aggregate, _merged(table, aggregate, records, windows[aggregate.window_ms]))
         out[aggregate.feature] = np.where(found, values, np.nan)
-    return out
+    longest = None if table.hop_ms is None else table.keep * table.hop_ms
+    return out, _marks(records, windows[longest] if longest in windows else records.ends(table.keep))
+
+
+def _marks(records: _Records, ends: Ints) -> Marks:
+    ingest = records.extreme("max", "ingest", ends)
+    return Marks(records.total("count", ends), np.maximum(ingest, -1), records.total("hash", ends).view(np.uint64))
 
 
 def _merged(table: Table, aggregate: Aggregate, records: _Records, ends: Ints) -> dict[str, Ints]:
@@ -185,14 +206,31 @@ def _decayed(aggregate: Aggregate, records: _Records, amounts: NDArray[Any]) -> 
     return folds.decayed(aggregate, owner[starts][::-1], age[starts][::-1], totals[::-1], records.n)
 
 
+def _readable(table: Table, blob: bytes | None, at: int) -> list[codec.ListTile]:
+    """Tiles that the table's longest window reads."""
+    tiles = [] if blob is None else codec.unpack_list_tiles(blob)
+    return tiles if table.hop_ms is None else [tile for tile in tiles if at // table.hop_ms - tile.tile <= table.keep]
+
+
+def _marks_of_lists(tiles: Sequence[Sequence[codec.ListTile]]) -> Marks:
+    wrapped = [sum(tile.hash for tile in held) % 2**64 for held in tiles]
+    return Marks(
+        np.array([sum(tile.count for tile in held) for held in tiles], np.int64),
+        np.array([max((tile.ingest for tile in held), default=-1) for held in tiles], np.int64),
+        np.array(wrapped, np.uint64),
+    )
+
+
 def _lists(
-    table: Table, aggregate: Aggregate, blobs: Sequence[bytes | None], at: Ints, found: NDArray[np.bool_]
+    table: Table,
+    aggregate: Aggregate,
+    tiles: Sequence[Sequence[codec.ListTile]],
+    at: Ints,
+    found: NDArray[np.bool_],
 ) -> Floats | list[list[Any] | None]:
     payloads = [
-        [tile.payload for tile in codec.unpack_list_tiles(blob) if _inside(table, aggregate, tile.tile, int(instant))]
-        if blob is not None and ok
-        else None
-        for blob, instant, ok in zip(blobs, at, found, strict=True)
+        [tile.payload for tile in held if _inside(table, aggregate, tile.tile, int(instant))] if ok else None
+        for held, instant, ok in zip(tiles, at, found, strict=True)
     ]
     if table.kind == "distinct":
         return np.array(

@@ -27,13 +27,16 @@ class ViewRead:
     """Values of one view for distinct entities.
 
     ``values``: feature to float64 (n,), NaN where not found or null, or to a list per entity. ``found`` (n,): an event
-    in [at - ttl, at). ``at`` (n,): the instant read. ``newest`` (n,): newest folded event, -1 where none.
+    in [at - ttl, at). ``at`` (n,): the instant read. ``newest`` (n,): newest folded event, -1 where none. ``keys``: the
+    entities. ``marks``: what was folded into each table of a windowed view, by the table's id.
     """
 
     values: Mapping[str, Values]
     found: NDArray[np.bool_]
     at: Ints
     newest: Ints
+    keys: Sequence[Key] = field(default=(), repr=False)
+    marks: Mapping[str, merge.Marks] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +195,12 @@ class OnlineReader:
         found = newest >= (0 if view.ttl_ms == 0 else instants - view.ttl_ms)
         found &= newest >= 0
         values: dict[str, Values] = {}
+        marks: dict[str, merge.Marks] = {}
         for table, blobs in tables:
             wanted = [aggregate for aggregate in view.aggregates if aggregate.table == table.id]
-            values.update(merge.merge_table(table, wanted, blobs, instants, found))
-        return ViewRead(values, found, instants, newest)
+            merged, marks[table.id] = merge.merge_table(table, wanted, blobs, instants, found)
+            values.update(merged)
+        return ViewRead(values, found, instants, newest, keys, marks)
 
 
 def _factorise(columns: Sequence[Sequence[str]]) -> tuple[list[Key], NDArray[np.intp]]:
@@ -218,7 +223,7 @@ def _ready_made(view: BatchView, keys: Sequence[Key], blobs: Column, now: int, a
             for column in floats.values():
                 column[~found] = np.nan
         columns.update(floats)
-        return ViewRead(columns, found, instants, event)
+        return ViewRead(columns, found, instants, event, keys)
     rows = [None if blob is None else codec.decode_row(view, blob) for blob in list_of(blobs)]
     event = np.array([-1 if row is None else row[0] for row in rows], np.int64)
     instants = _instants(view, keys, event, now, at)
@@ -231,7 +236,7 @@ def _ready_made(view: BatchView, keys: Sequence[Key], blobs: Column, now: int, a
             if texts
             else np.array([np.nan if value is None else value for value in raw], np.float64)
         )
-    return ViewRead(columns, found, instants, event)
+    return ViewRead(columns, found, instants, event, keys)
 
 
 def _instants(view: BatchView, keys: Sequence[Key], event: Ints, now: int, at: int | None) -> Ints:

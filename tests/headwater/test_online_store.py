@@ -7,12 +7,13 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.tiles import write_all
+from support.tiles import tile_columns, write_all
 from support.views import every_function, stepped
 
 from benchmarks.oracle import Row, fold
 from headwater.clock import ManualClock
 from headwater.errors import DataError, NotAnswerableError, UnavailableError
+from headwater.events import event_hash
 from headwater.online import codec
 from headwater.online.erase import Erased, erase_entity
 from headwater.online.keys import encoded, entity_key, project_prefix, rest_of_key, rests_of_keys
@@ -94,6 +95,33 @@ def test_the_reader_agrees_with_the_naive_window(store, rows, cut, stale, after,
                 assert got is None or math.isnan(got), feature
             else:
                 assert got == expected, feature
+        for table in VIEW.tables:
+            assert marks_of(read.marks[table.id], place) == marked(table, rows, user, at), table
+
+
+def marks_of(marks, place):
+    """What the reader tells of one entity."""
+    return int(marks.count[place]), int(marks.ingest[place]), int(marks.hash[place])
+
+
+def marked(table, rows, user, at):
+    """Count, newest ingest time and hash sum of the events that some window of the table can read at an instant."""
+    oldest = None if table.hop_ms is None else (at // table.hop_ms - table.keep) * table.hop_ms
+    held = [row for row in rows if row.key == user and (oldest is None or row.event_time >= oldest)]
+    total = sum(event_hash(row.event_id) for row in held) % 2**64
+    return len(held), max((row.ingest_time for row in held), default=-1), total
+
+
+def test_a_hash_sum_wraps_at_64_bits(valkey_client):
+    """Tiles of 2^63 each, in a table of numbers and in one of lists."""
+    for table in [next(t for t in VIEW.tables if t.kind == kind and t.hop_ms == HOUR_MS) for kind in ("fixed", "last")]:
+        for number in range(3):
+            keys, columns, payloads = tile_columns(table, [event(f"e{number}", START - number * HOUR_MS)], codec.LIVE)
+            columns["hash"] = np.array([2**63 + number], np.uint64)
+            OnlineWriter(valkey_client, "shop").write_tiles(table, VIEW.join_keys, keys, columns, payloads)
+        reader = OnlineReader(valkey_client, plan(), ManualClock(START + 1))
+        marks = reader.read_views({VIEW.name: [("ann",)]})[VIEW.name].marks[table.id]
+        assert marks.hash.tolist() == [2**63 + 3]
 
 
 def test_the_past_is_refused_naming_the_newest_event(valkey_client):

@@ -112,7 +112,16 @@ class TestList:
         assert told["feature_names"][2] == "user_item_purchases"
         assert {row["probability"] for row in told["others"]} == {10 / (told["candidates"] - 10)}
         assert not {row["item_id"] for row in told["others"]} & {row["item_id"] for row in told["items"]}
-        assert len(told["views"]["item_activity"]["at"]) == 20
+        assert told["views"].keys() == {"user_activity", "item_activity", "user_item", "user_category"}
+        users, items = told["views"]["user_activity"], told["views"]["item_activity"]
+        assert users["keys"] == [["u1"]]
+        assert (users["rows"], users["marks"]["0000000000000001"]["count"]) == ([0] * 20, [4])
+        shown = [row["item_id"] for row in told["items"] + told["others"]]
+        assert [items["keys"][place] for place in items["rows"]] == [[item_id] for item_id in shown]
+        seen_by = items["marks"]["0000000000000002"]
+        at = items["keys"].index(["i5"])
+        assert (seen_by["count"][at], seen_by["ingest"][at]) == (55, items["newest"][at])
+        assert seen_by["hash"][at] == f"{5:016x}"
         assert told["time"] == whole.clock.now_ms()
         assert (told["bundle_version"], told["context"]) == ("v1", {"page": "2"})
 
