@@ -1,21 +1,27 @@
-"""Retraining as Dagster assets on a schedule: ``dagster dev -m batch.assets``.
+"""Retraining and the audit as Dagster assets on a schedule: ``dagster dev -m batch.assets``.
 
 ``bundle`` trains, ``judgement`` scores it beside the champion on newer requests, ``verdict`` names a challenger or
-refuses. Their heavy parts come from the resource ``retraining``, which a test replaces.
+refuses. ``served_equals_offline`` audits what was served in the last two hours, every hour, so that each reply is in
+two audits; it fails where a cell is mismatched. Their heavy parts come from the resources ``retraining`` and
+``auditing``, which a test replaces.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")  # it would report to its makers; read as it is imported
 
 import dagster as dg
 
+from batch.audit import Audit
 from batch.retrain import JUDGED, Judgement, SparkSteps, Steps, Verdict, decide, known_until
 
 SERVICE = "recommend"
-NIGHTLY = "0 3 * * *"
+NIGHTLY, HOURLY = "0 3 * * *", "17 * * * *"
+AUDITED = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,51 @@ def verdict(context: dg.AssetExecutionContext, bundle: str, judgement: dict[str,
     return asdict(found)
 
 
+@dg.resource(description="The audit of this state folder; it keeps its report and metrics there.")  # type: ignore[untyped-decorator]
+def real_auditing(_: Any) -> Callable[[], Audit]:
+    """Build the audit from the process's settings."""
+    from batch.audit import audit
+    from batch.report import keep
+    from batch.session import spark_session
+    from headwater.clock import StoredClock
+    from headwater.online.connect import connect
+    from headwater.registry.manifest import load_plan
+    from headwater.settings import addresses, get_settings
+    from streaming.archive import catch_up
+
+    settings = get_settings()
+    clock = StoredClock(connect(addresses(settings).redis))
+
+    def run() -> Audit:
+        since = clock.now_ms() - AUDITED // timedelta(milliseconds=1)
+        catch_up(settings)
+        plan = load_plan(settings.repo)
+        found = audit(spark_session(settings), settings, plan, since_ms=since, archived=lambda: catch_up(settings))
+        keep(settings, found)
+        return found
+
+    return run
+
+
+@dg.asset(required_resource_keys={"auditing"}, description="Vectors served lately, compared with the archive's.")  # type: ignore[untyped-decorator]
+def served_equals_offline(context: dg.AssetExecutionContext) -> dict[str, Any]:
+    """Audit; a mismatch fails the run, after the report has been kept."""
+    found: Audit = context.resources.auditing()
+    counts = {name: getattr(found, name) for name in ("vectors", "cells", "mismatched", "in_flight", "unmarked")}
+    context.add_output_metadata(counts)
+    if found.mismatched:
+        wrong = ", ".join(f"{name} {tally.mismatched}" for name, tally in found.by_feature.items() if tally.mismatched)
+        raise dg.Failure(f"audit: {found.mismatched} of {found.cells} cells are mismatched ({wrong}).", metadata=counts)
+    return counts
+
+
+audit_job = dg.define_asset_job("audit", selection=dg.AssetSelection.assets(served_equals_offline))
+hourly = dg.ScheduleDefinition(job=audit_job, cron_schedule=HOURLY, execution_timezone="UTC")
 retraining_job = dg.define_asset_job("retrain", selection=dg.AssetSelection.assets(bundle, judgement, verdict))
 nightly = dg.ScheduleDefinition(job=retraining_job, cron_schedule=NIGHTLY, execution_timezone="UTC")
 defs = dg.Definitions(
-    assets=[bundle, judgement, verdict],
-    jobs=[retraining_job],
-    schedules=[nightly],
-    resources={"retraining": real_retraining},
+    assets=[bundle, judgement, verdict, served_equals_offline],
+    jobs=[retraining_job, audit_job],
+    schedules=[nightly, hourly],
+    resources={"retraining": real_retraining, "auditing": real_auditing},
 )

@@ -9,10 +9,15 @@ import typer
 from headwater.cli.output import JsonFlag, RepoOption, emit, progress
 
 if TYPE_CHECKING:
+    from batch.audit import Audit
+    from batch.skew import Skew
     from headwater.plan import FeaturePlan
     from headwater.settings import Settings
 
 ViewOption = Annotated[list[str] | None, typer.Option("--view", help="Only this view; may be given again.")]
+
+Since = Annotated[int, typer.Option("--since", help="Impressions from then on, epoch ms.", metavar="MS")]
+Until = Annotated[int, typer.Option("--until", help="Impressions before then, epoch ms.", metavar="MS")]
 
 
 def backfill(
@@ -75,16 +80,52 @@ def training_set(
 
 
 def audit(
-    cells: Annotated[int, typer.Option("--cells", min=1, help="How many values to compare, at least.")] = 10_000,
-    seed: Annotated[int, typer.Option("--seed", help="Draws other entities and instants.")] = 0,
+    fresh_s: Annotated[
+        float, typer.Option("--fresh-s", min=0, help="Seconds an event may be on its way to a served value.")
+    ] = 60.0,
+    since: Since = 0,
+    until: Until = 2**62,
+    as_archived: Annotated[
+        bool, typer.Option("--as-archived", help="Do not ask Kafka whether all is archived; it need not run.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Read values now, instead of those served.")] = False,
+    cells: Annotated[
+        int | None, typer.Option("--cells", min=1, help="With --fresh: how many values, at least.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="With --fresh: draws other entities and instants.")] = 0,
     repo: RepoOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Example: headwater audit --cells 10000 --json.
+    """Example: headwater audit --json.
 
-    Read values from the online store, compute the same with Spark from the archive, and compare bit for bit. A value
-    whose entity has events of the last minute that the stream has yet to fold is in flight, not mismatched.
+    Compute every vector that was served again with Spark from the archive, from the events that its marks name, and
+    compare bit for bit. A value that lacked events which had arrived within --fresh-s is in flight; one that differs,
+    or lacked others, is mismatched. --fresh (or --cells) instead reads 10,000 values from the online store, spread
+    over all windowed views, and compares these.
     """
+    if fresh or cells is not None:
+        _audit_fresh(cells or 10_000, seed, repo, as_json)
+        return
+    from batch.audit import audit as run
+    from batch.report import keep
+    from batch.session import spark_session
+    from streaming.archive import catch_up
+
+    settings, plan = _begin(repo)
+    if not as_archived:
+        catch_up(settings)
+    found = run(
+        spark_session(settings), settings, plan, fresh_s, since, until,
+        archived=lambda: None if as_archived else catch_up(settings),
+    )  # fmt: skip
+    keep(settings, found)
+    if as_json:
+        emit(found.as_dict(), True)
+    else:
+        _show(found)
+
+
+def _audit_fresh(cells: int, seed: int, repo: Path | None, as_json: bool) -> None:
     from batch.parity import compare
     from batch.session import spark_session
 
@@ -99,6 +140,64 @@ def audit(
         "first": None if found.first is None else asdict(found.first),
     }
     emit(result, as_json, "Audit")
+
+
+def _show(found: "Audit") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("feature", "compared", "mismatched", "in flight", "first that differs", title="Served = offline?")
+    for name, tally in found.by_feature.items():
+        first = "" if tally.first is None else ", ".join(f"{key} {told}" for key, told in tally.first.items())
+        table.add_row(name, f"{tally.compared:,}", f"{tally.mismatched:,}", f"{tally.in_flight:,}", first)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{found.vectors:,} vectors of {found.impressions:,} replies, {found.cells:,} cells: {found.mismatched:,} "
+        f"mismatched, {found.in_flight:,} in flight (within {found.fresh_s:g} s)."
+    )
+    if found.unmarked:
+        console.print(f"{found.unmarked:,} replies were logged without marks and could not be audited.")
+
+
+def skew(
+    rows: Annotated[
+        Path | None, typer.Option("--rows", help="Training set to compare with; the ranker's by default.")
+    ] = None,
+    since: Since = 0,
+    until: Until = 2**62,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater skew --json.
+
+    Compare the features of the training rows with those of the vectors served: population stability index,
+    Kullback-Leibler divergence, and how many are absent. The result is kept in the state folder, under skew.
+    """
+    from batch.skew import keep
+    from batch.skew import skew as run
+    from headwater.clock import wall_ms
+    from headwater.settings import get_settings
+    from models.training import paths_of
+
+    settings = get_settings()
+    found = run(settings, rows or paths_of(settings).rows, since, until)
+    keep(settings, found, wall_ms())
+    if as_json:
+        emit(found.as_dict(), True)
+    else:
+        _show_skew(found)
+
+
+def _show_skew(found: "Skew") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{found.trained_rows:,} training rows and {found.served_vectors:,} served vectors of {found.service}"
+    table = Table("feature", "PSI", "KL", "absent in training", "absent when served", title=title)
+    for name, one in sorted(found.features.items(), key=lambda held: -(held[1].psi or 0.0)):
+        psi, kl = ("" if value is None else f"{value:.3f}" for value in (one.psi, one.kl))
+        table.add_row(name, psi, kl, f"{one.null_trained:.1%}", f"{one.null_served:.1%}")
+    Console().print(table)
 
 
 def retrain(

@@ -123,7 +123,7 @@ def view_values(
         projected = projected.join(entities.hint("broadcast"), keys_of(view), "left_semi")
     typed = [f"`{name}` {_LIST_TYPES[kinds[name].kind] if kinds[name].is_list else 'double'}" for name in features]
     schema = ", ".join([f"{ROW} bigint", *typed, f"{FOUND} boolean", f"{NEWEST} bigint"])
-    pairs = _bucketed(questions, keys_of(view)).cogroup(_bucketed(projected, keys_of(view)))
+    pairs = bucketed(questions, keys_of(view)).cogroup(bucketed(projected, keys_of(view)))
     return pairs.applyInArrow(_view_bucket(view, tuple(features), known), schema)
 
 
@@ -131,7 +131,7 @@ def batch_values(rows: Any, view: BatchView, questions: Any, features: Collectio
     """DataFrame of ``_row`` and the features' values in the newest of ``rows`` at each question's instant."""
     types = {field.name: field.dataType.simpleString() for field in rows.schema.fields}
     schema = ", ".join([f"{ROW} bigint", *(f"`{name}` {types[name]}" for name in features)])
-    pairs = _bucketed(questions, key_columns(view)).cogroup(_bucketed(rows, key_columns(view)))
+    pairs = bucketed(questions, key_columns(view)).cogroup(bucketed(rows, key_columns(view)))
     return pairs.applyInArrow(_batch_bucket(view, tuple(features), known), schema)
 
 
@@ -145,7 +145,8 @@ def _archive(
     return archive_of(spark, settings, plan, source, since_ms=since, until_ms=labels.last_ms)
 
 
-def _bucketed(rows: Any, keys: Collection[str]) -> Any:
+def bucketed(rows: Any, keys: Collection[str]) -> Any:
+    """Group rows by a hash of their keys, alike for every table that has these keys."""
     return rows.selectExpr("*", f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket").groupBy("_bucket")
 
 

@@ -17,7 +17,7 @@ from headwater.online import codec
 from headwater.plan import Aggregate, View
 from headwater.timeline import Column, Events, Mask, Queries, Timeline, newest_of_each, starts
 
-__all__ = ["Column", "Events", "Folded", "Queries", "Values", "fold_at"]
+__all__ = ["Column", "Events", "Folded", "Queries", "Values", "fold_at", "fold_windows"]
 
 SKETCHES = 2_048
 """Dense sketches held at a time, 4 KiB each."""
@@ -50,6 +50,13 @@ def fold_at(
     timeline = Timeline(events.sorted(), queries, known)
     every = np.ones(len(events), np.int64)
     found: Mask = timeline.total(every, timeline.since(view.ttl_ms or None)) > 0
+    return Folded(fold_windows(view, timeline, found, features), found, timeline.newest_time())
+
+
+def fold_windows(
+    view: View, timeline: Timeline, found: Mask, features: Collection[str] | None = None
+) -> dict[str, Values]:
+    """Fold the windows of queries whose entity is ``found``; the others have no value."""
     values: dict[str, Values] = {}
     for aggregate in view.aggregates:
         if features is None or aggregate.feature in features:
@@ -58,7 +65,7 @@ def fold_at(
                 values[aggregate.feature] = [one if seen else None for one, seen in zip(folded, found, strict=True)]
             else:
                 values[aggregate.feature] = np.where(found, folded, np.nan)
-    return Folded(values, found, timeline.newest_time())
+    return values
 
 
 def _fold(timeline: Timeline, aggregate: Aggregate) -> Values:

@@ -96,6 +96,58 @@ def evaluate(
     emit(shown, as_json, "Quality")
 
 
+def load(
+    qps: Annotated[float, typer.Option("--qps", help="Calls a second, sent by the clock.", min=0.01)] = 20.0,
+    seconds: Annotated[float, typer.Option("--seconds", help="For how long.", min=0.1, max=86_400)] = 30.0,
+    users: Annotated[
+        int | None, typer.Option("--users", help="Draw from so many users; all by default.", min=1)
+    ] = None,
+    users_file: Annotated[
+        Path | None, typer.Option("--users-file", help="Parquet with user_id; the champion's users by default.")
+    ] = None,
+    skew: Annotated[float, typer.Option("--skew", help="Zipf exponent of the users; 0 for evenly.", min=0)] = 1.0,
+    track: Annotated[
+        float, typer.Option("--track", help="Share of replies that a purchase follows.", min=0, max=1)
+    ] = 0.2,
+    limit: Limit = 10,
+    surface: Surface = "home",
+    seed: Annotated[int, typer.Option("--seed", help="Draws other users and purchases.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater load --qps 50 --seconds 60 --json
+
+    Ask the running server for lists as users would, at instants set by a clock and not by its replies, and send some
+    purchases back. Latency counts from the instant at which a call was due.
+    """
+    from headwater.clock import StoredClock
+    from headwater.online.connect import connect
+    from headwater.settings import addresses, get_settings
+    from serving.load import Load, run
+
+    settings = get_settings()
+    wanted = Load(qps, seconds, _users(settings, users_file)[:users], skew, track, limit, surface, seed)
+    with connect(addresses(settings).redis) as store:
+        told = run(addresses(settings).grpc, wanted, StoredClock(store))
+    emit(told.as_dict(wanted), as_json, "Load")
+
+
+def _users(settings: Any, file: Path | None) -> list[str]:
+    import pyarrow.parquet as pq
+
+    from headwater.errors import DataError, ModelError
+    from serving.live import champion
+
+    if file is None:
+        version = champion(settings)
+        if version is None:
+            raise ModelError("load: no model has been promoted. Run headwater train, then headwater promote.")
+        file = settings.bundles_dir / version / "users.parquet"
+    try:
+        return [str(user) for user in pq.read_table(file, columns=["user_id"])["user_id"].to_pylist()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: {error}. Give a Parquet file with a column user_id.") from None
+
+
 def as_dict(ranked: Any) -> dict[str, Any]:
     """Lay out a reply as ``--json`` prints it."""
     from dataclasses import asdict

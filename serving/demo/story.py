@@ -98,7 +98,7 @@ def steps(settings: Settings, small: bool) -> list[tuple[Step, ...]]:
         (Step("stream", "Flink has written every replayed event's features", ("stream", "wait"), keep=False),
          Step("archive", "Every replayed event is in the archive", ("archive", "--until-caught-up"), keep=False)),
         (Step("writes", "How many tiles that took", ("stream", "status"), keep=False),
-         Step("audit", "Online values equal what Spark computes offline", ("audit", "--cells", str(CELLS))),
+         Step("audit", "Online values equal what Spark computes offline", ("audit", "--fresh", "--cells", str(CELLS))),
          Step("training_set", "Spark builds point-in-time-correct training rows", ("training-set",))),
         (Step("ranker", "The ranker is trained, calibrated, bundled and promoted", ("train", "ranker", "--promote")),),
         (Step("server", "The gRPC server comes up", ("up", "--only", "serve"), keep=False),),

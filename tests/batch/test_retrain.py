@@ -65,3 +65,21 @@ def test_the_scheduled_job_does_the_same_in_process() -> None:
     assert result.success
     assert result.output_for_node("verdict")["decision"] == CHALLENGER
     assert [step for step, *_ in steps.done] == ["train", "judge", "challenger"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mismatched", [0, 3])
+def test_the_scheduled_audit_fails_where_a_cell_is_mismatched(mismatched: int) -> None:
+    import dagster as dg
+
+    from batch.assets import defs, served_equals_offline
+    from batch.audit import Audit, Tally
+
+    assert defs.get_schedule_def("audit_schedule").cron_schedule == "17 * * * *"
+    tally = Tally(compared=40, mismatched=mismatched, defect=mismatched)
+    found = Audit(2, 0, 40, 40, mismatched, by_feature={"age": tally})
+    result = dg.materialize([served_equals_offline], resources={"auditing": lambda: found}, raise_on_error=False)
+    assert result.success == (mismatched == 0)
+    if mismatched:
+        told = result.get_step_failure_events()[0].step_failure_data.user_failure_data.description
+        assert told == "audit: 3 of 40 cells are mismatched (age 3)."
