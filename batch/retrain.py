@@ -117,7 +117,8 @@ class SparkSteps:
         build_ranking_rows(self._spark(), self.settings, self.plan, self.service, until_ms)
         self.progress("ranker")
         names, schema = self.plan.service(self.service).names, self.plan.schema_hash(self.service)
-        meta, _ = train_ranker(self.settings, Service(self.service, names, schema), self.now_ms(), until_ms)
+        service = Service(self.service, names, schema, self.plan.feature_hashes(self.service))
+        meta, _ = train_ranker(self.settings, service, self.now_ms(), until_ms)
         return meta.version
 
     def champion(self) -> str | None:

@@ -285,11 +285,15 @@ class FeaturePlan(Frozen):
 
     def schema_hash(self, service: str) -> str:
         """Hash of all that decides what the service's columns mean, hex, 16 digits."""
-        parts = []
-        for feature in self.service(service).features:
-            view = self.view(feature.view)
-            parts.append(f"{feature.view}:{feature.feature}:{_meaning(view, feature.feature)}")
+        parts = [_meaning_of(self.view(feature.view), feature) for feature in self.service(service).features]
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+    def feature_hashes(self, service: str) -> dict[str, str]:
+        """Hash of what each column of a service means, so that the one that changed can be named."""
+        held = {
+            feature.name: _meaning_of(self.view(feature.view), feature) for feature in self.service(service).features
+        }
+        return {name: hashlib.blake2b(told.encode(), digest_size=8).hexdigest() for name, told in held.items()}
 
     def horizon_ms(self, source: str) -> int | None:
         """Lateness past which no view of the source could read an event; ``None`` if one always can."""
@@ -309,6 +313,10 @@ class FeaturePlan(Frozen):
     @classmethod
     def read(cls, path: Path) -> "FeaturePlan":
         return cls.model_validate_json(path.read_bytes())
+
+
+def _meaning_of(view: View | BatchView | OnDemandView, feature: ServiceFeature) -> str:
+    return f"{feature.view}:{feature.feature}:{_meaning(view, feature.feature)}"
 
 
 def _meaning(view: View | BatchView | OnDemandView, feature: str) -> str:

@@ -49,6 +49,8 @@ class Trained(BaseModel):
     """Feature service whose columns the ranker reads."""
     feature_schema_hash: str
     feature_names: tuple[str, ...]
+    feature_hashes: dict[str, str] = {}
+    """Of what each feature means, by name; bundles of before have none."""
     training_start_ms: int
     training_end_ms: int
     data_hash: str
@@ -137,7 +139,9 @@ def write_bundle(directory: Path, trained: Trained, parts: Parts) -> Meta:
     return meta
 
 
-def load_bundle(path: Path, expected_schema_hash: str | None = None) -> Bundle:
+def load_bundle(
+    path: Path, expected_schema_hash: str | None = None, applied: Mapping[str, str] | None = None
+) -> Bundle:
     """Load a bundle after ``check_bundle``; imports no trainer.
 
     Raises
@@ -145,7 +149,7 @@ def load_bundle(path: Path, expected_schema_hash: str | None = None) -> Bundle:
     ModelError
         As ``check_bundle``, or the parts do not fit each other.
     """
-    meta = check_bundle(path, expected_schema_hash)
+    meta = check_bundle(path, expected_schema_hash, applied)
     vectors = np.load(path / "item_embeddings.npy", mmap_mode="r", allow_pickle=False)
     table = pq.read_table(path / "items.parquet")
     columns = {name: texts(table[name]) for name in table.column_names}
@@ -164,8 +168,13 @@ def load_bundle(path: Path, expected_schema_hash: str | None = None) -> Bundle:
     return bundle
 
 
-def check_bundle(path: Path, expected_schema_hash: str | None = None) -> Meta:
+def check_bundle(path: Path, expected_schema_hash: str | None = None, applied: Mapping[str, str] | None = None) -> Meta:
     """Read ``bundle.json`` and hold every file to its hash.
+
+    Parameters
+    ----------
+    applied
+        Hashes of the applied service's features, by which a refusal names those that differ.
 
     Raises
     ------
@@ -176,7 +185,8 @@ def check_bundle(path: Path, expected_schema_hash: str | None = None) -> Meta:
     if expected_schema_hash is not None and meta.feature_schema_hash != expected_schema_hash:
         raise ModelError(
             f"bundle {meta.version}: trained on feature schema {meta.feature_schema_hash} of service {meta.service}, "
-            f"but {expected_schema_hash} is applied. Train anew, or apply the definitions it was trained on."
+            f"but {expected_schema_hash} is applied{_differing(meta, applied)}. Train anew, or apply the definitions "
+            "it was trained on."
         )
     for name in FILES:
         if not (path / name).is_file():
@@ -184,6 +194,18 @@ def check_bundle(path: Path, expected_schema_hash: str | None = None) -> Meta:
         if meta.files.get(name) != _sha256(path / name):
             raise ModelError(f"bundle {meta.version}: {name} was altered, its sha256 is another. {CHOOSE}")
     return meta
+
+
+def _differing(meta: Meta, applied: Mapping[str, str] | None) -> str:
+    if applied is None:
+        return ""
+    gone = [name for name in meta.feature_names if name not in applied]
+    new = [name for name in applied if name not in meta.feature_names]
+    other = [name for name, held in meta.feature_hashes.items() if applied.get(name, held) != held]
+    told = [f"{', '.join(names)} {what}" for names, what in (
+        (gone, "no longer there"), (new, "not there when it was trained"), (other, "defined otherwise"),
+    ) if names]  # fmt: skip
+    return f": {'; '.join(told)}" if told else ""
 
 
 def _meta(path: Path) -> Meta:

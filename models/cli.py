@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -97,7 +97,8 @@ def promote(
     from models import registry
 
     settings = get_settings()
-    registry.promote(settings, version, alias, _applied_hash(settings, version, repo))
+    applied = _applied(settings, version, repo)
+    registry.promote(settings, version, alias, applied.schema_hash, applied.feature_hashes)
     emit(registry.read_aliases(settings), json_, "Aliases")
 
 
@@ -180,11 +181,11 @@ def _service(settings: Settings, name: str, repo: Path | None) -> "Service":
     from models.training import Service
 
     plan = load_plan(repo or settings.repo)
-    return Service(name, plan.service(name).names, plan.schema_hash(name))
+    return Service(name, plan.service(name).names, plan.schema_hash(name), plan.feature_hashes(name))
 
 
-def _applied_hash(settings: Settings, version: str, repo: Path | None) -> Any:
+def _applied(settings: Settings, version: str, repo: Path | None) -> "Service":
+    """The service that a bundle reads, as it is applied."""
     from models.bundle import check_bundle
 
-    meta = check_bundle(settings.bundles_dir / version)
-    return _service(settings, meta.service, repo).schema_hash
+    return _service(settings, check_bundle(settings.bundles_dir / version).service, repo)

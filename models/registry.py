@@ -58,7 +58,13 @@ def register(settings: Settings, bundle_dir: Path, metrics: Mapping[str, float] 
     return meta.version
 
 
-def promote(settings: Settings, version: str, alias: str = CHAMPION, schema_hash: str | None = None) -> None:
+def promote(
+    settings: Settings,
+    version: str,
+    alias: str = CHAMPION,
+    schema_hash: str | None = None,
+    applied: Mapping[str, str] | None = None,
+) -> None:
     """Give a registered version an alias; as the champion it is served from the next poll on.
 
     Raises
@@ -73,7 +79,7 @@ def promote(settings: Settings, version: str, alias: str = CHAMPION, schema_hash
     if alias == CHAMPION:
         history = history if current in (None, version) else [*history, current]
         aliases = {name: held for name, held in aliases.items() if held != version}  # no longer its own challenger
-    check_bundle(settings.bundles_dir / version, schema_hash)
+    check_bundle(settings.bundles_dir / version, schema_hash, applied)
     _publish(settings, {**aliases, alias: version, HISTORY: history})
 
 

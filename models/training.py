@@ -5,8 +5,8 @@ purchases, retriever ─► requests, candidates, labels ─► (features, by th
 rows, retriever ─► ranker, calibration ─► bundles/<version>/
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +62,12 @@ def paths_of(settings: Settings) -> Paths:
 
 @dataclass(frozen=True)
 class Service:
-    """What the ranker reads: a feature service's columns in order, and the hash of what they mean."""
+    """What the ranker reads: a feature service's columns in order, and hashes of what they mean, together and each."""
 
     name: str
     feature_names: tuple[str, ...]
     schema_hash: str
+    feature_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 def train_retriever(
@@ -145,6 +146,7 @@ def train_ranker(
         service=service.name,
         feature_schema_hash=service.schema_hash,
         feature_names=service.feature_names,
+        feature_hashes=dict(service.feature_hashes),
         training_start_ms=retriever.provenance.training_start_ms,
         training_end_ms=until_ms,
         data_hash=table.fingerprint(),

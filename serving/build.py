@@ -46,8 +46,9 @@ class Builder:
             ``surfaces.toml`` names a source or feature that there is not.
         """
         config = load_surfaces(Path(plan.repo))
-        loaded = bundles.load_bundle(folder, plan.schema_hash(config.features.ranker))
-        names = plan.service(config.features.ranker).names
+        ranker = config.features.ranker
+        loaded = bundles.load_bundle(folder, plan.schema_hash(ranker), plan.feature_hashes(ranker))
+        names = plan.service(ranker).names
         if loaded.ranker.feature_names != names:
             raise ModelError(
                 f"bundle {loaded.version}: its ranker reads other columns than service {config.features.ranker} "

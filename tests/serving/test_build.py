@@ -91,6 +91,7 @@ def write(settings: Settings, plan: FeaturePlan) -> Callable[..., Path]:
         )  # fmt: skip
         trained = Trained(
             created_ms=NOW, service="recommend", feature_schema_hash=schema_hash, feature_names=names,
+            feature_hashes=plan.feature_hashes("recommend"),
             training_start_ms=0, training_end_ms=NOW, data_hash="d",
         )  # fmt: skip
         folder = settings.bundles_dir / version
@@ -166,6 +167,19 @@ def test_a_bundle_of_other_features_is_refused_by_name(write, promote, settings)
     write("old", schema_hash="0" * 16)
     promote("old")
     with pytest.raises(ModelError, match="old"):
+        build_recommender(settings)
+
+
+def test_a_bundle_that_reads_what_is_no_longer_applied_is_refused_naming_the_feature(write, promote, settings, plan):
+    """And what is defined otherwise, by name too; the server keeps what it answers with."""
+    write("old")
+    promote("old")
+    user, item, *others = plan.views
+    forgotten = plan.services[0].model_copy(update={"features": plan.services[0].features[1:]})
+    changed = item.model_copy(update={"projection": "SELECT item_id FROM events"})
+    applied = plan.model_copy(update={"views": (user, changed, *others), "services": (forgotten, plan.services[1])})
+    applied.model_copy(update={"repo": str(settings.repo)}).save(settings.manifest_path)
+    with pytest.raises(ModelError, match="user_purchases no longer there; item_purchases defined otherwise"):
         build_recommender(settings)
 
 
