@@ -6,6 +6,7 @@ the first so many to arrive; or all but one; or, among the latest to arrive, the
 that are merged and shuffled fold no prefix, but what is missing has arrived lately.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,9 @@ AGREES, IN_FLIGHT, LATE, UNEXPLAINED = range(4)
 """Folded were: the events known at the instant; those without some that had just arrived; without some that had arrived
 longer ago; none that the archive can name."""
 LATEST = (16, 36)
-"""How many of the latest arrivals are searched, first few, then more: as many subsets as 2 to half their number."""
+"""How many of the latest arrivals are searched, first few, then more: as many sums as 2 to half their number."""
+UNEXPLAINED_ENOUGH = 100
+"""So many failures of one table and bucket, at some 40 ms each, and few are searched for the rest of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,15 @@ def judge(view: View, table: Table, timeline: Timeline, wanted: Wanted, fresh_ms
     state = np.zeros(len(timeline), np.uint8)
     rows: dict[int, Ints] = {}
     missing: dict[int, int] = {}
+    failed = 0
     for query in np.flatnonzero(wanted.logged & ((counts != wanted.count) | (sums != wanted.hash))).tolist():
         at = int(timeline.queries.at[query])
         arrivals = _arrivals(timeline, int(start[query]), int(timeline.end[query]), at)
-        held = subset(hashes[arrivals], int(wanted.count[query]), int(wanted.hash[query]))
+        latest = LATEST if failed < UNEXPLAINED_ENOUGH else LATEST[:1]
+        held = subset(hashes[arrivals], int(wanted.count[query]), int(wanted.hash[query]), latest)
         if held is None:
             state[query] = UNEXPLAINED
+            failed += 1
             continue
         rows[query] = np.sort(arrivals[held])
         left = arrivals[~held]
@@ -81,7 +87,7 @@ def _arrivals(timeline: Timeline, start: int, end: int, at: int) -> Ints:
     return start + order[ingest[order] <= at]
 
 
-def subset(hashes: NDArray[np.uint64], count: int, total: int) -> Mask | None:
+def subset(hashes: NDArray[np.uint64], count: int, total: int, searched: Sequence[int] = LATEST) -> Mask | None:
     """Events in the order of arrival of which ``count`` have hashes that sum to ``total``, None where none do.
 
     The first ``count``, else all but one, else all but some of the latest.
@@ -95,7 +101,7 @@ def subset(hashes: NDArray[np.uint64], count: int, total: int) -> Mask | None:
         (gone,) = np.nonzero(hashes == np.uint64((_sum(hashes) - total) % 2**64))
         kept: Mask = np.arange(m) != (gone[0] if len(gone) else -1)
         return kept if len(gone) else None
-    for latest in LATEST:
+    for latest in searched:
         first = max(0, m - latest)
         left = (total - _sum(hashes[:first])) % 2**64
         chosen = _chosen(hashes[first:], count - first, left) if count >= first else None

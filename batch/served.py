@@ -166,7 +166,8 @@ def _served_schema(views: Mapping[str, Any]) -> pa.Schema:
 def _ask(rows: _Rows, path: Path, view: Any, told: Mapping[str, Any]) -> list[int]:
     """Add the questions of one view in one reply; the number asked for each logged row."""
     columns: dict[str, list[Any]] = {
-        f"_key_{at}": [str(key[at]) for key in told["keys"]] for at in range(len(view.join_keys))
+        f"_key_{at}": [None if key[at] is None else str(key[at]) for key in told["keys"]]
+        for at in range(len(view.join_keys))
     }
     for table, marks in told["marks"].items():
         columns[f"{table}_count"] = marks["count"]
