@@ -129,11 +129,14 @@ class _Records:
     def extreme(self, kind: str, name: str, ends: Ints) -> Ints:
         """Least or greatest value of a column from each entity's start to its end."""
         fold, neutral = _EXTREMES[kind]
+        return self.folded(fold, neutral, self.values[name], ends)
+
+    def folded(self, fold: np.ufunc, neutral: int, values: NDArray[Any], ends: Ints) -> Ints:
+        """Fold a column from each entity's start to its end."""
         out = np.full(self.n, neutral, np.int64)
         held = np.flatnonzero(ends > self.starts[:-1])
         if len(held):
             edges = np.stack((self.starts[held], ends[held]), axis=1).ravel()
-            values = self.values[name]
             out[held] = fold.reduceat(values, edges[:-1] if edges[-1] == len(values) else edges)[::2]
         return out
 
@@ -167,8 +170,9 @@ def _fixed(
 
 
 def _marks(records: _Records, ends: Ints) -> Marks:
-    ingest = records.extreme("max", "ingest", ends)
-    return Marks(records.total("count", ends), np.maximum(ingest, -1), records.total("hash", ends).view(np.uint64))
+    ingest = records.folded(np.maximum, -1, records.values["ingest"], ends)
+    hashes = records.folded(np.add, 0, records.values["hash"].view(np.int64), ends)  # wraps as the unsigned sum does
+    return Marks(records.total("count", ends), ingest, hashes.view(np.uint64))
 
 
 def _merged(table: Table, aggregate: Aggregate, records: _Records, ends: Ints) -> dict[str, Ints]:
