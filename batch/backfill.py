@@ -3,11 +3,14 @@
 What was imported (partition -1) and what the topic held below the cut from which on the stream folds a table
 (:mod:`headwater.online.cuts`) goes to the table's base slot. Its tiles are absolute: running the backfill again, or
 over a half-finished one, ends in the same bytes.
+
+An imported event that came over the topic too, at or behind the cut, is left out, since the stream folds it. Where an
+earlier run wrote it, before it came, its tile is written again without it, if need be empty.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,10 @@ import pyarrow as pa
 
 from batch.events import Archive, archive_of, columns_of, group_codes, kernel_events, keys_of
 from batch.session import read_parquet
-from batch.tiles import Tiles, event_hashes, fold_tiles
+from batch.tiles import Tiles, emptied, event_hashes, fold_tiles
 from headwater.errors import DefinitionError, UnavailableError
 from headwater.log import get_logger
-from headwater.online.codec import encode_row, is_fixed
+from headwater.online.codec import BASE, encode_row, is_fixed
 from headwater.online.connect import connect
 from headwater.online.cuts import Cut, mark_backfilled, read_cuts
 from headwater.online.writer import Key, OnlineWriter
@@ -28,6 +31,8 @@ from streaming.archive import archived_offsets
 
 BUCKETS = 8
 """Parts of the key space that are folded one at a time in each worker."""
+STREAMED = "_streamed"
+"""Column of events that are imported and on the topic too."""
 Batches = Iterator[pa.RecordBatch]
 log = get_logger(__name__)
 
@@ -150,7 +155,9 @@ def _check_reached(settings: Settings, view: View, topic: str, below: Mapping[in
 def _backfill_tables(history: History, view: View, url: str | None, project: str) -> int:
     """Tiles folded; the buckets of the view's keys are spread over the workers."""
     keys = keys_of(view)
-    projected = history.archive.project(view, columns_of(view))
+    projected = _flagged(history.archive, view, False)
+    if history.archive.straddles:
+        projected = projected.unionByName(_flagged(replace(history.archive, streamed=True), view, True))
     bucketed = projected.selectExpr("*", f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket")
     write = _bucket_writer(view, history.tables, url, project)
     tiles = bucketed.groupBy("_bucket").applyInArrow(write, "tiles long").groupBy().sum("tiles").first()[0]
@@ -158,6 +165,10 @@ def _backfill_tables(history: History, view: View, url: str | None, project: str
         with connect(url) as client:
             mark_backfilled(client, project, [table.id for table in history.tables], history.archive.below)
     return int(tiles or 0)
+
+
+def _flagged(archive: Archive, view: View, streamed: bool) -> Any:
+    return archive.project(view, columns_of(view)).selectExpr("*", f"{str(streamed).lower()} AS {STREAMED}")
 
 
 def _bucket_writer(
@@ -168,16 +179,22 @@ def _bucket_writer(
         _, first = np.unique(group, return_index=True)
         names = [rows[name].take(pa.array(first)).to_pylist() for name in keys_of(view)]
         owners: list[Key] = list(zip(*names, strict=True))
-        events = kernel_events(rows, group, columns_of(view)).sorted()
-        hashes = event_hashes(events.event_id)
+        streamed = rows[STREAMED].to_numpy()
+        ours, theirs = (
+            kernel_events(rows.filter(pa.array(mask)), group[mask], columns_of(view)).sorted()
+            for mask in (~streamed, streamed)
+        )
+        our_hashes, their_hashes = event_hashes(ours.event_id), event_hashes(theirs.event_id)
         writer = None if url is None else OnlineWriter(connect(url), project)
         count = 0
         for table in tables:
-            tiles = fold_tiles(table, events, hashes)
+            tiles = fold_tiles(table, ours, our_hashes)
+            withdrawn = emptied(table, fold_tiles(table, theirs, their_hashes), tiles)
             count += len(tiles)
             if writer is not None:
-                for part, group_part in _entity_batches(tiles):
-                    writer.write_tiles(table, view.join_keys, [owners[code] for code in group_part], *part)
+                for (columns, payloads), group_part in (*_entity_batches(tiles), *_entity_batches(withdrawn)):
+                    keys = [owners[code] for code in group_part]
+                    writer.write_tiles(table, view.join_keys, keys, columns, payloads, replace=BASE)
         return pa.table({"tiles": pa.array([count], pa.int64())})
 
     return write

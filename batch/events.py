@@ -17,10 +17,12 @@ import pyarrow.compute as pc
 import sqlglot
 from numpy.typing import NDArray
 
+from headwater.archive_files import check_columns, live_files
 from headwater.errors import DataError
 from headwater.events import MAX_ABS_VALUE
 from headwater.folds import Ints
 from headwater.plan import FIXED_SCALE, FeaturePlan, Source, View
+from headwater.records import archive_schema, is_envelope
 from headwater.registry.projection import guard_casts
 from headwater.settings import Settings
 from headwater.timeline import Column, Events
@@ -36,7 +38,8 @@ class Archive:
     """Archived events of one source with ``since_ms <= event_time < until_ms``, each once.
 
     Of copies sharing an id the first by (ingest time, partition, offset) counts. With ``below``, offsets by partition,
-    only the historic import, which the stream never sees, and what lies below them is read.
+    only what the stream does not fold is read: what lies below them and the historic import, but for imported events
+    that are on the topic at or behind them too. Those alone are read with ``streamed``.
     """
 
     spark: Any
@@ -45,6 +48,7 @@ class Archive:
     since_ms: int | None = None
     until_ms: int | None = None
     below: Mapping[int, int] | None = None
+    streamed: bool = False
 
     def project(self, view: View, columns: Collection[str] = (), ordered: bool = True) -> Any:
         """DataFrame of a view's events, with its join keys and the ``columns`` named.
@@ -63,19 +67,52 @@ class Archive:
     @property
     def is_there(self) -> bool:
         """Whether anything has been archived."""
-        return any(self.folder.glob("date=*/*.parquet"))
+        return bool(live_files(self.folder))
 
     @cached_property
     def events(self) -> Any:
         """DataFrame of the source's columns and ``ingest_time, partition, offset``."""
-        if not self.is_there:
+        counted = self._without_copies(self._read.where(self._wanted()))
+        if not self.straddles:
+            return counted
+        return counted.join(self._on_both_sides, self.source.event_id, "left_semi" if self.streamed else "left_anti")
+
+    @cached_property
+    def straddles(self) -> bool:
+        """Whether anything was imported that the stream folds too."""
+        return self.below is not None and bool(self._on_both_sides.head(1))
+
+    @cached_property
+    def _on_both_sides(self) -> Any:
+        """Ids of imported events that are on the topic too, and first at or behind the offsets ``below``."""
+        sides = ("partition < 0", "partition >= 0", self._is_below)
+        imported, sent, kept = (self._read.where(side).select(self.source.event_id) for side in sides)
+        return imported.intersect(sent).subtract(kept).persist()
+
+    @property
+    def _is_below(self) -> str:
+        parts = [f"partition = {number} AND offset < {end}" for number, end in (self.below or {}).items()]
+        return " OR ".join(parts) or "false"
+
+    @cached_property
+    def _read(self) -> Any:
+        files = self._files
+        if not files:
             raise DataError(
                 f"{self.folder}: no archived events of {self.source.name} there. Bring data in with headwater ingest, "
                 "or prepare the example's with headwater data complete-journey."
             )
+        if not is_envelope(self.source):
+            check_columns(self.folder, archive_schema(self.source))
         columns = ", ".join(f"`{name}` {kind}" for name, kind in self.source.columns)
-        read = self.spark.read.schema(f"{columns}, {_PLACE}").parquet(str(self.folder)).where(self._wanted())
-        return self._without_copies(read)
+        reader = self.spark.read.schema(f"{columns}, {_PLACE}").option("basePath", str(self.folder))
+        return reader.parquet(*map(str, files))
+
+    @property
+    def _files(self) -> list[Path]:
+        """Listed once, since compaction may go on meanwhile; where no date is in reach, one file tells the columns."""
+        since, until = (None if at is None else _date(at) for at in (self.since_ms, self.until_ms))
+        return live_files(self.folder, since, until) or live_files(self.folder)[:1]
 
     def _wanted(self) -> str:
         time, conditions = f"`{self.source.event_time}`", ["true"]
@@ -84,8 +121,7 @@ class Archive:
         if self.until_ms is not None:
             conditions.append(f"date <= DATE'{_date(self.until_ms)}' AND {time} < {self.until_ms}")
         if self.below is not None:
-            parts = (f"partition = {number} AND offset < {end}" for number, end in self.below.items())
-            conditions.append(f"({' OR '.join(['partition < 0', *parts])})")
+            conditions.append(f"(partition < 0 OR {self._is_below})")
         return " AND ".join(conditions)
 
     def _without_copies(self, read: Any) -> Any:

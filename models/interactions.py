@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from headwater.archive_files import live_files
 from headwater.errors import DataError
 
 UNKNOWN = -1
@@ -142,9 +143,7 @@ def read_purchases(
     DataError
         The archive is empty or has no such events.
     """
-    if not any(events_dir.rglob("*.parquet")):
-        raise DataError(f"{events_dir}: the archive holds no events. Load some first, such as by: headwater data load")
-    archive = ds.dataset(events_dir, partitioning="hive", exclude_invalid_files=False)
+    archive = ds.dataset(_files(events_dir), exclude_invalid_files=False)
     wanted = (pc.field("event_type") == event_type) & (pc.field("event_time") < cutoff_ms)
     if known_ms is not None:
         wanted &= pc.field("ingest_time") < known_ms
@@ -163,11 +162,15 @@ def newest_ms(events_dir: Path) -> int:
     DataError
         The archive is empty.
     """
-    files = sorted(events_dir.rglob("*.parquet"))
+    times = ds.dataset(_files(events_dir)[-64:]).to_table(columns=["event_time"])["event_time"]
+    return int(pc.max(times).as_py())
+
+
+def _files(events_dir: Path) -> list[Path]:
+    files = live_files(events_dir)
     if not files:
         raise DataError(f"{events_dir}: the archive holds no events. Load some first, such as by: headwater data load")
-    times = ds.dataset(files[-64:]).to_table(columns=["event_time"])["event_time"]
-    return int(pc.max(times).as_py())
+    return files
 
 
 def assemble(purchases: pd.DataFrame, items: pa.Table, users: pa.Table | None) -> Dataset:

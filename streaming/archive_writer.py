@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,20 +13,26 @@ import pyarrow as pa
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, Message, TopicPartition
 
 from headwater import topics
+from headwater.archive_files import check_columns
 from headwater.errors import DataError, ResourceError
-from headwater.events import MALFORMED, BadRecord, EventLimits, archive_table, parse_event
+from headwater.events import ARCHIVE_SCHEMA, MALFORMED, BadRecord, EventLimits, archive_table, parse_event
 from headwater.forgotten import read_tombstones
 from headwater.kafka_io import Cluster, Sender, client_config, dead_letter, describe, offset_bounds, partitions_of
 from headwater.log import get_logger
 from headwater.plan import DAY_MS, FeaturePlan, Source
-from headwater.records import is_envelope, parse_record, records_table
+from headwater.records import archive_schema, is_envelope, parse_record, records_table
 from headwater.settings import Settings, addresses
+from streaming.compaction import compact
 from streaming.erasure import Eraser
 from streaming.parquet_log import ParquetLog, files_held
 
 POLL_S = 0.2
 FLUSH_ROWS = 50_000
 FLUSH_S = 5.0
+BATCH = 1_000
+"""Records taken at once; fewer mean that there is time to tidy up."""
+TIDY_S, MANY_FILES = 600.0, 16
+"""Once in so long, a topic's small files are compacted where so many of a date and partition lie together."""
 DEAD_LETTERS, LATE = "dead_letters", "late"
 """Totals in the manifest; ``dead_letters:<reason>`` is kept for each reason as well."""
 IMPRESSION_SCHEMA = pa.schema(
@@ -83,12 +89,18 @@ class Channel:
     ----------
     read
         ``(value, key, ingest_ms)`` to what is kept, or :class:`BadRecord`.
+    schema
+        Columns of what ``to_table`` lays out.
+    event_id
+        The one that copies of a record share; None where each record is its own.
     """
 
     topic: str
     folder: Path
+    schema: pa.Schema
     read: Callable[[bytes | None, bytes | None, int], Timed]
     to_table: Callable[[int, list[Archived]], pa.Table]
+    event_id: str | None = None
 
 
 def channels(settings: Settings) -> tuple[Channel, ...]:
@@ -96,7 +108,8 @@ def channels(settings: Settings) -> tuple[Channel, ...]:
     plan = _plan(settings)
     sources = () if plan is None else plan.sources
     foreign = [_source_channel(settings, plan, source) for source in sources if source.topic != topics.EVENTS]
-    impressions = Channel(topics.IMPRESSIONS, settings.impressions_dir, _read_impression, _impressions_table)
+    folder = settings.impressions_dir
+    impressions = Channel(topics.IMPRESSIONS, folder, IMPRESSION_SCHEMA, _read_impression, _impressions_table)
     return (_event_channel(settings, plan, topics.EVENTS), *foreign, impressions)
 
 
@@ -107,8 +120,9 @@ def _plan(settings: Settings) -> FeaturePlan | None:
 def _event_channel(settings: Settings, plan: FeaturePlan | None, topic: str) -> Channel:
     limits = EventLimits.of(settings, _horizon_ms(plan, topic))
     return Channel(
-        topic, settings.archive_dir / topic, lambda value, key, ms: parse_event(value, key, ms, limits), _events_table
-    )
+        topic, settings.archive_dir / topic, ARCHIVE_SCHEMA,
+        lambda value, key, ms: parse_event(value, key, ms, limits), _events_table, "event_id",
+    )  # fmt: skip
 
 
 def _source_channel(settings: Settings, plan: FeaturePlan | None, source: Source) -> Channel:
@@ -121,8 +135,8 @@ def _source_channel(settings: Settings, plan: FeaturePlan | None, source: Source
         return records_table(source, held, ingest_ms, partition, offsets)
 
     return Channel(
-        source.topic, settings.archive_dir / source.topic,
-        lambda value, _, ms: parse_record(source, value, ms, limits), to_table,
+        source.topic, settings.archive_dir / source.topic, archive_schema(source),
+        lambda value, _, ms: parse_record(source, value, ms, limits), to_table, source.event_id,
     )  # fmt: skip
 
 
@@ -141,12 +155,15 @@ class ArchiveWriter:
         self._plan = _plan(settings)
         self._channels = {channel.topic: channel for channel in channels(settings)}
         self._flushed_at = time.monotonic()
+        self._tidied_at = time.monotonic() - TIDY_S
 
     def __enter__(self) -> "ArchiveWriter":
         self._lock = _lock(self._settings)
         try:
             address = addresses(self._settings).kafka
             cluster = describe(address)
+            for channel in self._channels.values():
+                check_columns(channel.folder, channel.schema)
             with files_held(self._settings.archive_dir):
                 self._logs = {
                     topic: ParquetLog(channel.folder, topic, cluster.id, channel.to_table)
@@ -167,10 +184,13 @@ class ArchiveWriter:
     def run(self, until: Callable[[], bool]) -> None:
         """Archive until told to stop; what was read by then is committed."""
         while not until():
-            for message in self._consumer.consume(1000, timeout=POLL_S):
+            messages = self._consumer.consume(BATCH, timeout=POLL_S)
+            for message in messages:
                 self._take(message)
             if self._is_due():
                 self.flush()
+            if len(messages) < BATCH:
+                self._tidy()
         self.flush()
 
     def flush(self) -> None:
@@ -184,6 +204,18 @@ class ArchiveWriter:
         self._flushed_at = time.monotonic()
         if rows:
             log.debug("archived", rows=rows, next_offsets=self.positions())
+
+    def _tidy(self) -> None:
+        """Compact one group of small files; the next follows at once, and when there is none, a while later."""
+        if time.monotonic() - self._tidied_at < TIDY_S:
+            return
+        for channel in self._channels.values():
+            done = compact(self._settings.archive_dir, channel.folder, at_least=MANY_FILES, at_most=1)
+            if done.merged or done.removed:
+                log.info("archive_compacted", topic=channel.topic, **asdict(done))
+            if done.merged:
+                return
+        self._tidied_at = time.monotonic()
 
     def has_reached(self, ends: dict[str, dict[int, int]]) -> bool:
         """Whether all before these next offsets has been read."""

@@ -7,7 +7,7 @@ name says which offsets were dealt with.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headwater import topics
+from headwater.archive_files import superseded
 from headwater.forgotten import KeyColumn, Tombstone, key_columns
 from headwater.plan import FeaturePlan
 from headwater.records import ENVELOPE
@@ -93,11 +94,15 @@ def erase(archive: Path, folder: Path, kept: Kept) -> Rewritten:
     with files_held(archive):  # a flush that began before the tombstone lay there has ended now
         for draft in folder.glob("date=*/.*.tmp"):
             draft.unlink()
-    done = Rewritten()
-    for path in sorted(folder.glob("date=*/*.parquet")):
-        with files_held(archive):
-            if path.exists():  # a starting writer removes what a killed one has left
-                done += rewrite(path, kept)
+    done, seen = Rewritten(), set[Path]()
+    while unseen := sorted(set(folder.glob("date=*/*.parquet")) - seen):  # compaction may go on meanwhile
+        gone = superseded(seen.union(unseen))
+        for path in unseen:
+            with files_held(archive):
+                if path.exists():  # a starting writer removes what a killed one has left
+                    taken = rewrite(path, kept)
+                    done += replace(taken, rows=0) if path in gone else taken
+        seen.update(unseen)
     return done
 
 

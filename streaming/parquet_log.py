@@ -15,13 +15,12 @@ Readers may see files of a flush that is not yet committed. They are whole and e
 a reader that must agree with other parts filters on ``offset < manifest's next offset`` (`read_manifest`).
 
 Files are written, removed and replaced under one lock (`files_held`), so that `streaming.erasure` can take rows out of
-them beside a running writer.
+them, and `streaming.compaction` bring them together, beside a running writer.
 """
 
 import fcntl
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,14 +31,13 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headwater.archive_files import Span, span_of
 from headwater.errors import DataError, ResourceError
 
 MANIFEST = "_manifest.json"
 FILES_LOCK = "_files.lock"
 Row = TypeVar("Row")
 Kept = Callable[[pa.Table], pa.Table]
-
-_NAME = re.compile(r"p(?P<partition>\d+)-(?P<first>\d+)-(?P<last>\d+)\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +144,7 @@ class ParquetLog(Generic[Row]):
         first, last = self._committed.next_offsets.get(partition, 0), self._next[partition] - 1
         folder = self._folder / f"date={date}"
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(
-            folder / f"p{partition:04d}-{first:020d}-{last:020d}.parquet", lambda draft: pq.write_table(table, draft)
-        )
+        replace_file(folder / Span(partition, first, last).name, lambda draft: pq.write_table(table, draft))
 
     def _recover(self, manifest: Manifest, cluster: str) -> Manifest:
         """Remove what a killed flush left behind."""
@@ -161,8 +157,8 @@ class ParquetLog(Generic[Row]):
         for draft in self._folder.glob("date=*/.*.tmp"):
             draft.unlink()
         for file in self._folder.glob("date=*/p*.parquet"):
-            name = _NAME.fullmatch(file.name)
-            if name and int(name["first"]) >= manifest.next_offsets.get(int(name["partition"]), 0):
+            span = span_of(file)
+            if span and span.first >= manifest.next_offsets.get(span.partition, 0):
                 file.unlink()
         return manifest
 

@@ -1,9 +1,9 @@
 -- Merge the tiles of entities' tables into what they hold. A record replaces the one of the same tile and slot unless
 -- it has folded fewer events (its mark is older), so replays and retries in any order end in the same bytes.
--- KEYS entities   ARGV: record size (0: variable), tiles to keep behind the newest, then for each entity how many pairs
--- follow, and field, blob, field, blob, …
+-- KEYS entities   ARGV: record size (0: variable), tiles to keep behind the newest, a slot (or -1) whose records are
+-- replaced whatever they have folded, then for each entity how many pairs follow, and field, blob, field, blob, …
 -- Records lie newest first, so what is held is copied in runs around the few that are new.
-local size, keep = tonumber(ARGV[1]), tonumber(ARGV[2])
+local size, keep, replaced = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
 -- The record at a place in a blob: its tile and slot as one number, events folded, where the next begins.
 local function record(blob, at)
@@ -44,7 +44,7 @@ local function merged(held, new)
       at = next
       place, count, next = record(held, at)
     end
-    if place ~= new_place or new_count >= count then
+    if place ~= new_place or new_count >= count or new_place % 2 == replaced then
       parts[#parts + 1] = string.sub(held, from, at - 1)
       parts[#parts + 1] = string.sub(new, new_at, new_next - 1)
       from = place == new_place and next or at
@@ -56,7 +56,7 @@ local function merged(held, new)
   return table.concat(parts)
 end
 
-local at = 3
+local at = 4
 for _, key in ipairs(KEYS) do
   local last = at + 2 * tonumber(ARGV[at])
   while at < last do

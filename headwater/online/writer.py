@@ -55,6 +55,7 @@ class OnlineWriter:
         keys: Sequence[Key],
         columns: dict[str, NDArray[Any]],
         payloads: Sequence[bytes] | None = None,
+        replace: int | None = None,
     ) -> int:
         """Merge tile records, one a row.
 
@@ -66,6 +67,9 @@ class OnlineWriter:
             ``tile, slot, count, newest, ingest, hash`` and, for a fixed table, its partials by name.
         payloads : (n,)
             For a list table, the packed entries.
+        replace
+            A slot whose records are replaced even by such that have folded fewer events: what its one writer has
+            written last counts.
 
         Returns
         -------
@@ -73,7 +77,7 @@ class OnlineWriter:
         """
         distinct, blobs = codec.pack_blobs(table, keys, columns, payloads)
         size = codec.record_dtype(table).itemsize if payloads is None else 0
-        settings = (b"%d" % size, b"%d" % table.keep)
+        settings = (b"%d" % size, b"%d" % table.keep, b"%d" % (-1 if replace is None else replace))
         return self._run("merge_tiles", settings, join_keys, table.field, distinct, blobs)
 
     def write_rows(self, view: BatchView, keys: Sequence[Key], rows: Blobs) -> int:

@@ -120,6 +120,50 @@ def archived(settings: Settings, next_offset: int) -> None:
     (settings.events_dir / MANIFEST).write_text(Manifest("events", "kafka", {0: next_offset}).to_json())
 
 
+def test_an_event_that_was_imported_and_sent_counts_once_whichever_came_first(
+    spark: Any, valkey: str, valkey_client: redis.Redis, tmp_path: Path
+) -> None:
+    """Some copies are on the topic before the backfill, others come after it and are mended by the next."""
+    settings = Settings(state_dir=tmp_path, redis=valkey)
+    plan = plan_with(*user_and_pair_views(ttl_ms=30 * 3_600_000))
+    imported, own = draw(150, seed=1, late=False), draw(60, seed=2)
+    own = [replace(s, event=replace(s.event, event_id="s" + s.event.event_id)) for s in own]
+    copies = [
+        replace(s, ingest_time=s.ingest_time + 3_600_000 * (at % 3), partition=0, offset=1_000 + at)
+        for at, s in enumerate(imported[::3])
+    ]  # fmt: skip
+    before, after = copies[::2], copies[1::2]
+    write(imported + own + before, settings.events_dir)
+    backfill(spark, settings, plan, now_ms=START)
+    writer = OnlineWriter(valkey_client, plan.project)
+    _stream(writer, plan, own + before)
+    assert compare(spark, settings, plan, cells=2_000).first is None
+    _expect_naive(valkey_client, plan, imported + own + before)
+
+    _stream(writer, plan, own + before + after)
+    write([replace(s, partition=1) for s in after], settings.events_dir)
+    assert compare(spark, settings, plan, cells=2_000).cells_mismatched > 0, "they are in base and in live"
+    backfill(spark, settings, plan, now_ms=START)
+    assert compare(spark, settings, plan, cells=2_000).first is None
+    _expect_naive(valkey_client, plan, imported + own + copies)
+    held = _everything(valkey_client)
+    backfill(spark, settings, plan, now_ms=START)
+    assert _everything(valkey_client) == held
+
+
+def _expect_naive(client: redis.Redis, plan: FeaturePlan, stored: list[Stored]) -> None:
+    """Every value of every entity, at once and as tiles leave the windows."""
+    newest = max(one.event.event_time for one in stored)
+    for view in plan.views:
+        rows = rows_of(stored, view.join_keys)
+        keys = sorted({row.key for row in rows})
+        for now in (newest + 1, newest + 3_600_000 * 5, newest + DAY_MS):
+            read = OnlineReader(client, plan, ManualClock(now)).read_views({view.name: keys}, now)[view.name]
+            for at, key in enumerate(keys):
+                is_found, values = fold(view, rows, key, now, known=False)
+                assert (bool(read.found[at]), _told(read.values, at)) == (is_found, values)
+
+
 def test_backfill_alone_reads_as_the_naive_window(
     spark: Any, valkey: str, valkey_client: redis.Redis, history: tuple[Settings, list[Stored], list[Stored]]
 ) -> None:
