@@ -4,6 +4,7 @@
 
     out/part-*.parquet   row number, the labels' columns, float32 features in the service's order
     out/_meta.json       counts, window, schema and data hashes
+    out/_quarantine/     rows that are not as expected (:mod:`batch.quarantine`)
 
 The folder appears whole or not at all: it is written beside its place and renamed into it.
 """
@@ -11,9 +12,9 @@ The folder appears whole or not at all: it is written beside its place and renam
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ import pyarrow.parquet as pq
 
 from batch.labels import ROW, Labels, number_labels
 from batch.point_in_time import service_rows
+from batch.quarantine import Quarantined, quarantine
 from headwater import assemble
+from headwater.archive_files import rows_by_date
 from headwater.errors import DataError
+from headwater.expectations import load_expectations
 from headwater.log import get_logger
 from headwater.plan import FeaturePlan, OnDemandView
 from headwater.settings import Settings
@@ -52,6 +56,8 @@ class TrainingSet:
     last_ms: int
     feature_schema_hash: str
     data_hash: str
+    quarantined: int = 0
+    quarantined_by: Mapping[str, int] = field(default_factory=dict)
 
 
 def build_training_set(
@@ -75,13 +81,15 @@ def build_training_set(
     Raises
     ------
     DataError
-        The labels lack a column, or an instant has no time zone.
+        The labels lack a column, or an instant has no time zone; or what came of them is not as expected.
     """
+    expectations = load_expectations(settings.repo, plan)
     with _draft(out) as draft:
         numbered = number_labels(labels, _join_keys(plan, service), draft / "labels.parquet")
         rows = service_rows(spark, settings, plan, service, numbered, known)
         rows.sortWithinPartitions(ROW).withColumnRenamed(ROW, "label_row").write.parquet(str(draft / "rows"))
-        made = _describe(settings, plan, service, numbered, draft / "rows", out, known)
+        apart = quarantine(draft / "rows", expectations, set(plan.service(service).names))
+        made = _describe(settings, plan, service, numbered, draft / "rows", out, known, apart)
         (draft / "rows" / META).write_text(json.dumps(asdict(made), indent=1))
         _replace(draft / "rows", out)
     log.info("training_set_built", rows=made.rows, service=service, path=str(out))
@@ -127,12 +135,21 @@ def _join_keys(plan: FeaturePlan, service: str) -> tuple[str, ...]:
 
 
 def _describe(
-    settings: Settings, plan: FeaturePlan, service: str, labels: Labels, rows: Path, out: Path, known: bool
+    settings: Settings,
+    plan: FeaturePlan,
+    service: str,
+    labels: Labels,
+    rows: Path,
+    out: Path,
+    known: bool,
+    apart: Quarantined,
 ) -> TrainingSet:
     written = ds.dataset(rows, format="parquet")
     count = written.count_rows()
-    if count != labels.rows:
-        raise DataError(f"{out}: {count} rows came of {labels.rows} labels, so it was not put in place. Run it again.")
+    if count + apart.rows != labels.rows:
+        raise DataError(
+            f"{out}: {count + apart.rows} rows came of {labels.rows} labels, so it was not put in place. Run it again."
+        )
     names = labels.schema.names
     groups = len(pc.unique(written.to_table(columns=["request_id"])["request_id"])) if "request_id" in names else None
     positives = None
@@ -142,16 +159,17 @@ def _describe(
     return TrainingSet(
         str(out), service, len(plan.service(service).features), count, groups, positives, known,
         labels.first_ms, labels.last_ms, schema_hash, _data_hash(settings, labels.path, schema_hash),
+        apart.rows, apart.by_reason,
     )  # fmt: skip
 
 
 def _data_hash(settings: Settings, labels: Path, schema_hash: str) -> str:
-    """Hash of what the rows are a function of: the labels, the definitions, and which archive files there were."""
+    """Hash of what the rows are a function of: labels, definitions, and how many rows the archive has of each date."""
     digest = sha256(schema_hash.encode())
     with labels.open("rb") as file:
         digest.update(file_digest(file, "sha256").digest())
-    for path in sorted(settings.archive_dir.rglob("*.parquet")):
-        digest.update(f"{path.relative_to(settings.archive_dir)} {path.stat().st_size}\n".encode())
+    for folder in sorted(path for path in settings.archive_dir.glob("*") if path.is_dir()):
+        digest.update(json.dumps([folder.name, rows_by_date(folder)]).encode())
     return digest.hexdigest()
 
 
