@@ -80,7 +80,7 @@ def _show(found: "list[TopicReport]") -> None:
     table = Table(*columns, title="Archive against Kafka")
     for topic in found:
         for part in topic.partitions:
-            explained = {name: getattr(part, name) for name in ("refused", "no_record", "expired")}
+            explained = {name: getattr(part, name) for name in ("refused", "forgotten", "no_record", "expired")}
             table.add_row(
                 topic.topic, str(part.partition), str(part.rows),
                 "" if part.first is None else f"{part.first}–{part.last}", str(part.next_offset),

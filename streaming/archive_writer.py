@@ -105,7 +105,7 @@ class Channel:
 
 def channels(settings: Settings) -> tuple[Channel, ...]:
     """All that is archived: the platform's events, the topics that the applied definitions read, impressions."""
-    plan = _plan(settings)
+    plan = plan_of(settings)
     sources = () if plan is None else plan.sources
     foreign = [_source_channel(settings, plan, source) for source in sources if source.topic != topics.EVENTS]
     folder = settings.impressions_dir
@@ -113,7 +113,8 @@ def channels(settings: Settings) -> tuple[Channel, ...]:
     return (_event_channel(settings, plan, topics.EVENTS), *foreign, impressions)
 
 
-def _plan(settings: Settings) -> FeaturePlan | None:
+def plan_of(settings: Settings) -> FeaturePlan | None:
+    """What is applied, if anything is."""
     return FeaturePlan.read(settings.manifest_path) if settings.manifest_path.exists() else None
 
 
@@ -152,7 +153,7 @@ class ArchiveWriter:
     def __init__(self, settings: Settings, flush_rows: int = FLUSH_ROWS, flush_s: float = FLUSH_S) -> None:
         self._settings = settings
         self._flush_rows, self._flush_s = flush_rows, flush_s
-        self._plan = _plan(settings)
+        self._plan = plan_of(settings)
         self._channels = {channel.topic: channel for channel in channels(settings)}
         self._flushed_at = time.monotonic()
         self._tidied_at = time.monotonic() - TIDY_S

@@ -4,6 +4,7 @@ An offset below the manifest's next is archived, or it is told why it is not. Fo
 the record judged again by the rules that the writer applies:
 
     refused     a record that the rules refuse; it went to the dead letter
+    forgotten   a record of an entity that was forgotten since
     no_record   an offset that no record has, such as a transaction's end
     expired     older than what Kafka keeps: nobody can tell any more
     gaps        a record that should be in the archive: it is lost there
@@ -12,6 +13,7 @@ Memory: eight bytes an archived record of a topic, and the ids of what was impor
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,16 +24,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from numpy.typing import NDArray
 
 from headwater.archive_files import live_files, rows_by_date
 from headwater.errors import UnavailableError
 from headwater.events import TOO_LATE, BadRecord
+from headwater.forgotten import read_tombstones
 from headwater.kafka_io import describe, offset_bounds, partitions_of
 from headwater.records import PLACE
 from headwater.settings import Settings, addresses
-from streaming.archive_writer import POLL_S, Channel, archive_consumer, channels
+from streaming.archive_writer import POLL_S, Archived, Channel, archive_consumer, channels, plan_of
+from streaming.erasure import Eraser
 from streaming.parquet_log import read_manifest
 
 Span = tuple[int, int]
@@ -40,6 +44,7 @@ _NEAR = 1_000
 """Missing offsets that lie nearer are read in one go."""
 _PATIENCE_S = 30.0
 EXAMPLES = 10
+REFUSED, FORGOTTEN = "refused", "forgotten"
 
 
 @dataclass(slots=True)
@@ -56,6 +61,7 @@ class PartitionReport:
     gaps: list[Span] = field(default_factory=list)
     doubles: list[int] = field(default_factory=list)
     refused: int = 0
+    forgotten: int = 0
     no_record: int = 0
     expired: int = 0
 
@@ -97,10 +103,11 @@ def verify(settings: Settings) -> list[TopicReport]:
         Kafka does not answer.
     """
     address = addresses(settings).kafka
+    plan, tombstones = plan_of(settings), read_tombstones(settings.archive_dir)
     cluster, consumer = describe(address), archive_consumer(address)
     try:
         return [
-            _topic(consumer, partitions_of(cluster, channel.topic), channel)
+            _topic(consumer, partitions_of(cluster, channel.topic), channel, Eraser(channel.topic, plan, tombstones))
             for channel in channels(settings)
             if channel.topic in cluster.partitions or live_files(channel.folder)
         ]
@@ -108,7 +115,7 @@ def verify(settings: Settings) -> list[TopicReport]:
         consumer.close()
 
 
-def _topic(consumer: Consumer, partitions: Iterable[int], channel: Channel) -> TopicReport:
+def _topic(consumer: Consumer, partitions: Iterable[int], channel: Channel, eraser: Eraser) -> TopicReport:
     bounds = offset_bounds(consumer, channel.topic, partitions)
     manifest = read_manifest(channel.folder)
     next_offsets = manifest.next_offsets if manifest else {}
@@ -121,7 +128,7 @@ def _topic(consumer: Consumer, partitions: Iterable[int], channel: Channel) -> T
         offsets = held.get(number, np.empty(0, np.int64))
         report = _compared(number, offsets[offsets < below], below, first, end)
         reports.append(report)
-        _explain(consumer, channel, report, report.gaps)
+        _explain(consumer, channel, eraser, report)
     return TopicReport(channel.topic, reports, rows_by_date(channel.folder), _seam(files, channel))
 
 
@@ -170,34 +177,33 @@ def _compared(number: int, offsets: NDArray[np.int64], below: int, first: int, e
     return PartitionReport(number, len(offsets), oldest, newest, below, first, end, gaps, doubles)
 
 
-def _explain(consumer: Consumer, channel: Channel, report: PartitionReport, missing: list[Span]) -> None:
+def _explain(consumer: Consumer, channel: Channel, eraser: Eraser, report: PartitionReport) -> None:
     """Ask Kafka for what is missing, and leave among the gaps what should be there."""
-    kept = [(max(first, report.kafka_first), last) for first, last in missing if last >= report.kafka_first]
-    report.expired = _count(missing) - _count(kept)
-    lost: list[int] = []
-    there = 0
+    missing, first_kept = report.gaps, report.kafka_first
+    kept = [(max(first, first_kept), last) for first, last in missing if last >= first_kept]
     wanted = {offset for first, last in kept for offset in range(first, last + 1)}
-    for first, last in _joined(kept):
-        for message in _read(consumer, channel.topic, report.partition, first, last):
-            if message.offset() in wanted:
-                there += 1
-                if _is_refused(channel, message):
-                    report.refused += 1
-                else:
-                    lost.append(message.offset())
-    report.no_record = len(wanted) - there
-    report.gaps = _spans(lost)
+    records = (one for span in _joined(kept) for one in _read(consumer, channel.topic, report.partition, *span))
+    why = {one.offset(): _why(channel, eraser, one) for one in records if one.offset() in wanted}
+    counts = Counter(why.values())
+    report.expired, report.no_record = _count(missing) - len(wanted), len(wanted) - len(why)
+    report.refused, report.forgotten = counts[REFUSED], counts[FORGOTTEN]
+    report.gaps = _spans(offset for offset, reason in why.items() if reason is None)
 
 
-def _is_refused(channel: Channel, message: Any) -> bool:
+def _why(channel: Channel, eraser: Eraser, message: Message) -> str | None:
+    """Why a record need not be archived; ``None`` where it should be."""
+    ingest_ms = message.timestamp()[1]
     try:
-        channel.read(message.value(), message.key(), message.timestamp()[1])
+        held: Any = channel.read(message.value(), message.key(), ingest_ms)
     except BadRecord as bad:
-        return bad.reason != TOO_LATE
-    return False
+        if bad.reason != TOO_LATE:
+            return REFUSED
+        held = bad.event
+    table = channel.to_table(message.partition(), [Archived(held, ingest_ms, message.offset())])
+    return FORGOTTEN if eraser.doomed(table).any() else None
 
 
-def _read(consumer: Consumer, topic: str, partition: int, first: int, last: int) -> Iterator[Any]:
+def _read(consumer: Consumer, topic: str, partition: int, first: int, last: int) -> Iterator[Message]:
     """Records from an offset to another; the end of the partition ends it too."""
     consumer.assign([TopicPartition(topic, partition, first)])
     heard = time.monotonic()

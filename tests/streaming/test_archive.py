@@ -20,7 +20,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from headwater import topics
-from headwater.errors import UnavailableError
+from headwater.archive_files import live_files, span_of
+from headwater.errors import DataError, UnavailableError
 from headwater.events import ARCHIVE_SCHEMA, Event
 from headwater.forgotten import Tombstone, read_tombstones, save_tombstone
 from headwater.kafka_io import Record, Sender, client_config, describe, offset_bounds
@@ -30,6 +31,7 @@ from streaming.archive import archived_offsets, catch_up
 from streaming.archive_writer import ArchiveWriter, WriterRunning
 from streaming.erasure import Eraser, erase
 from streaming.parquet_log import files_held, read_manifest
+from streaming.verification import verify
 
 pytestmark = pytest.mark.integration
 NOW = 1_511_000_000_000
@@ -258,4 +260,31 @@ def test_a_second_writer_is_refused_and_a_missing_topic_named(settings, kafka, m
         pass
     monkeypatch.setattr(topics, "IMPRESSIONS", "nowhere")
     with pytest.raises(UnavailableError, match="topic nowhere does not exist"):
+        catch_up(settings)
+
+
+def test_a_running_writer_brings_its_own_small_files_together(settings, kafka, start, monkeypatch) -> None:
+    monkeypatch.setattr("streaming.archive_writer.TIDY_S", 0.0)
+    monkeypatch.setattr("streaming.archive_writer.MANY_FILES", 2)
+    with ArchiveWriter(settings, flush_s=0) as writer:
+        for number in range(6):
+            send(kafka, [event(number * 10 + at) for at in range(10)])
+            ends = {topics.EVENTS: ends_of(kafka, topics.EVENTS)}
+            writer.run(until=lambda ends=ends: writer.has_reached(ends))
+        wait = iter(range(20))
+        writer.run(until=lambda: next(wait) == 19)  # turns without a record
+    files = live_files(settings.events_dir)
+    assert len(files) == len({(path.parent, span_of(path).partition) for path in files}), "one of a date and partition"
+    assert len(list(settings.events_dir.glob("date=*/*.parquet"))) > len(files)
+    found = [topic for topic in verify(settings) if topic.topic == topics.EVENTS]
+    assert found[0].is_exact
+
+
+def test_a_writer_does_not_start_on_columns_that_do_not_go_on(settings, kafka, monkeypatch) -> None:
+    catch_up(settings)
+    send(kafka, [event(1)])
+    catch_up(settings)
+    retyped = pa.schema([field.with_type(pa.string()) if field.name == "value" else field for field in ARCHIVE_SCHEMA])
+    monkeypatch.setattr("streaming.archive_writer.ARCHIVE_SCHEMA", retyped)
+    with pytest.raises(DataError, match="events: column value is archived as double and declared as string"):
         catch_up(settings)
