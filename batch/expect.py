@@ -35,8 +35,8 @@ def check_events(settings: Settings, plan: FeaturePlan, expectations: Expectatio
         files = live_files(folder)
         if not files:
             raise DataError(
-                f"{folder}: no archived events of {name} there, of which {len(expected.columns)} columns "
-                "have expectations. Bring data in with headwater ingest."
+                f"{folder}: no archived events of {name} there, of which something is expected. Bring data in with "
+                "headwater ingest, or leave them out of expectations.toml."
             )
         yield from _of_columns(source, expected, files)
         yield from _of_days(source, expected, rows_by_date(folder))

@@ -67,17 +67,18 @@ def fold_tiles(table: Table, events: Events, hashes: NDArray[np.uint64], slot: i
 
 def emptied(table: Table, tiles: Tiles, beside: Tiles) -> Tiles:
     """Tiles of the same places that hold nothing, but for those ``beside``: what was written there is withdrawn."""
-    places = [list(zip(one.group.tolist(), one.columns["tile"].tolist(), strict=True)) for one in (tiles, beside)]
-    kept = set(places[1])
-    rows = np.array([row for row, place in enumerate(places[0]) if place not in kept], np.intp)
+    kept = set(_places(beside)) if len(tiles) else set()
+    rows = np.array([row for row, place in enumerate(_places(tiles)) if place not in kept], np.intp)
     neutral = {partial.name: codec.neutral(partial) for partial in table.partials}
     columns = {
-        name: values[rows]
-        if name in ("tile", "slot", "newest")
-        else np.full(len(rows), neutral.get(name, 0), values.dtype)
-        for name, values in tiles.columns.items()
+        name: held[rows] if name in ("tile", "slot", "newest") else np.full(len(rows), neutral.get(name, 0), held.dtype)
+        for name, held in tiles.columns.items()
     }
     return Tiles(tiles.group[rows], columns, None if tiles.payloads is None else [b""] * len(rows))
+
+
+def _places(tiles: Tiles) -> list[tuple[int, int]]:
+    return list(zip(tiles.group.tolist(), tiles.columns["tile"].tolist(), strict=True))
 
 
 def _partial(partial: Partial, column: Column, first: Ints) -> dict[str, NDArray[Any]]:

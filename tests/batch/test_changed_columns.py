@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from support.definitions import HOUR, aggregation, plan_of, stream_view
-from support.naive import Row, fold
 
 from batch.backfill import backfill
 from batch.training_set import build_training_set
+from benchmarks.oracle import Row, fold
 from headwater.archive_files import Span, check_columns, live_files
 from headwater.clock import ManualClock
 from headwater.errors import DataError

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.naive import Row, fold
 from support.parts import Platform, Sent, draw
 
 from batch.backfill import backfill
 from batch.parity import compare
+from benchmarks.oracle import Row, fold
 from headwater.clock import ManualClock
 from headwater.events import EventLimits, archive_table, parse_event
 from headwater.online.reader import OnlineReader

@@ -7,7 +7,7 @@ from support.kernel import USERS, as_events, streams
 from support.tiles import tile_columns
 from support.views import every_function
 
-from batch.tiles import event_hashes, fold_tiles
+from batch.tiles import emptied, event_hashes, fold_tiles
 from benchmarks.oracle import Row
 from headwater.events import event_hash
 from headwater.online import codec
@@ -27,6 +27,25 @@ def test_backfilled_tiles_equal_the_naive_ones(stream: list[Row]) -> None:
         assert records == {
             (key, tile): record for (key, tile), record in expected.items() if tile >= newest[key] - table.keep
         }
+
+
+@settings(max_examples=40, deadline=None)
+@given(stream=streams, split=streams)
+def test_what_is_withdrawn_leaves_tiles_that_hold_nothing(stream: list[Row], split: list[Row]) -> None:
+    """One for each place that was written and is not any more, of every kind of table, from no events on."""
+    theirs, ours = as_events(stream).sorted(), as_events(split).sorted()
+    for table in every_function().tables:
+        gone, kept = (fold_tiles(table, events, event_hashes(events.event_id)) for events in (theirs, ours))
+        empty = emptied(table, gone, kept)
+        places = [list(zip(one.group, one.columns["tile"], strict=True)) for one in (gone, kept, empty)]
+        assert set(places[2]) == set(places[0]) - set(places[1])
+        assert not empty.columns["count"].any()
+        for partial in table.partials:
+            if partial.kind != "sumsq":
+                assert set(empty.columns[partial.name].tolist()) <= {codec.neutral(partial)}
+        assert empty.payloads is None or set(empty.payloads) <= {b""}
+        if len(empty):
+            codec.pack_blobs(table, [(USERS[code],) for code in empty.group], empty.columns, empty.payloads)
 
 
 def test_hashes_are_those_of_the_stream() -> None:
