@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from support.definitions import aggregation, plan_of, stream_view
 
 from headwater import topics
+from headwater.archive_files import live_files
 from headwater.events import ARCHIVE_SCHEMA, Event, archive_table
 from headwater.forgotten import KeyColumn, Tombstone, computed_in, key_columns, read_tombstones, save_tombstone
-from streaming import parquet_log
+from streaming import erasure, parquet_log
 from streaming.archive_writer import IMPRESSION_SCHEMA
+from streaming.compaction import compact
 from streaming.erasure import Eraser, Rewritten, erase, is_value, mentions, rewrite, rows_with, without
 from streaming.parquet_log import ParquetLog, read_manifest
 
@@ -132,6 +134,32 @@ def test_kills_at_any_step_leave_every_other_row_and_the_next_run_finishes(tmp_p
     erase(archive, folder, eraser.kept)
     assert rows(folder) == expected
     assert not list(folder.glob("**/.*.tmp"))
+
+
+def test_who_is_forgotten_while_files_are_compacted_is_in_none_of_them(tmp_path, monkeypatch):
+    """Compacted after the files were listed, so that the listed ones do not count any more; rows are counted once."""
+    folder = filled(tmp_path)
+    gone = Eraser(topics.EVENTS, plan(), (tombstone(),))
+    doomed = sum(int(gone.doomed(pq.read_table(path)).sum()) for path in live_files(folder))
+    listed = erasure.superseded
+    with monkeypatch.context() as patch:
+        patch.setattr(erasure, "superseded", lambda paths: (compact(tmp_path, folder), listed(paths))[1])
+        first = erase(tmp_path, folder, gone.kept)
+    assert len(live_files(folder)) < len(list(folder.glob("date=*/*.parquet")))
+    assert first.rows >= doomed > 0
+    for path in folder.glob("date=*/*.parquet"):
+        assert not gone.doomed(pq.read_table(path)).any(), path
+    assert erase(tmp_path, folder, gone.kept) == Rewritten()
+
+
+def test_rows_of_files_that_do_not_count_are_taken_out_and_not_counted(tmp_path):
+    folder = filled(tmp_path)
+    gone = Eraser(topics.EVENTS, plan(), (tombstone(),))
+    doomed = sum(int(gone.doomed(pq.read_table(path)).sum()) for path in live_files(folder))
+    compact(tmp_path, folder)
+    assert erase(tmp_path, folder, gone.kept).rows == doomed
+    for path in folder.glob("date=*/*.parquet"):
+        assert not gone.doomed(pq.read_table(path)).any(), path
 
 
 def test_a_log_leaves_out_who_was_forgotten_after_the_rows_were_read(tmp_path):

@@ -15,10 +15,12 @@ from headwater import topics
 from headwater.archive_files import live_files
 from headwater.cli.main import build
 from headwater.events import Event, archive_table
+from headwater.forgotten import Tombstone, save_tombstone
 from headwater.kafka_io import Record, Sender
 from headwater.settings import Settings, get_settings
 from streaming.archive import archived_offsets, catch_up
 from streaming.compaction import compact
+from streaming.erasure import Eraser, erase
 from streaming.verification import TopicReport, verify
 
 pytestmark = pytest.mark.integration
@@ -47,9 +49,8 @@ def of_events(settings: Settings) -> TopicReport:
     return next(topic for topic in verify(settings) if topic.topic == topics.EVENTS)
 
 
-def rewrite(settings: Settings, change: Callable[[pa.Table], pa.Table], at: int = -1) -> pa.Table:
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> pa.Table:
     """Replace one of the archive's files; return what it held."""
-    path = live_files(settings.events_dir)[at]
     held = pq.ParquetFile(path).read()
     pq.write_table(change(held), path)
     return held
@@ -76,7 +77,10 @@ def test_an_archive_in_order_is_told_to_be_with_what_was_refused(settings: Setti
 def test_a_gap_and_a_double_are_named(settings: Settings, kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
     send(kafka, events("whole"))
     catch_up(settings)
-    held = rewrite(settings, lambda table: pa.concat_tables([table.slice(1), table.slice(table.num_rows - 1)]))
+    held = rewrite(
+        live_files(settings.events_dir)[-1],
+        lambda table: pa.concat_tables([table.slice(1), table.slice(table.num_rows - 1)]),
+    )
     partition, gone, twice = held["partition"][0].as_py(), held["offset"][0].as_py(), held["offset"][-1].as_py()
     assert gone != twice
     found = of_events(settings)
@@ -108,6 +112,22 @@ def test_a_file_that_was_lost_is_a_gap_as_long_as_it_was(settings: Settings, kaf
     path.unlink()
     found = {offset for part in of_events(settings).partitions for a, b in part.gaps for offset in range(a, b + 1)}
     assert found == set(offsets)
+
+
+def test_who_was_forgotten_is_no_gap_and_what_is_lost_beside_them_is(settings: Settings, kafka: str) -> None:
+    send(kafka, events("kept"))
+    catch_up(settings)
+    ends = {topics.EVENTS: archived_offsets(settings)}
+    eraser = Eraser(topics.EVENTS, None, (Tombstone("user_id", "u1", NOW, ends),))
+    save_tombstone(settings.archive_dir, eraser.tombstones[0])
+    gone = erase(settings.archive_dir, settings.events_dir, eraser.kept).rows
+    found = of_events(settings)
+    assert found.is_exact
+    assert sum(part.forgotten for part in found.partitions) == gone > 0
+    files = [path for path in live_files(settings.events_dir) if pq.read_metadata(path).num_rows]
+    held = rewrite(files[-1], lambda table: table.slice(1))
+    wrong = [part.gaps for part in of_events(settings).partitions if part.gaps]
+    assert wrong == [[(held["offset"][0].as_py(),) * 2]]
 
 
 def test_what_a_running_writer_has_not_committed_is_not_judged(settings: Settings, kafka: str) -> None:
