@@ -14,7 +14,7 @@ from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, Message, Topic
 
 from headwater import topics
 from headwater.archive_files import check_columns
-from headwater.errors import DataError, ResourceError
+from headwater.errors import DataError, HeadwaterError, ResourceError
 from headwater.events import ARCHIVE_SCHEMA, MALFORMED, BadRecord, EventLimits, archive_table, parse_event
 from headwater.forgotten import read_tombstones
 from headwater.kafka_io import Cluster, Sender, client_config, dead_letter, describe, offset_bounds, partitions_of
@@ -211,7 +211,11 @@ class ArchiveWriter:
         if time.monotonic() - self._tidied_at < TIDY_S:
             return
         for channel in self._channels.values():
-            done = compact(self._settings.archive_dir, channel.folder, at_least=MANY_FILES, at_most=1)
+            try:
+                done = compact(self._settings.archive_dir, channel.folder, at_least=MANY_FILES, at_most=1)
+            except (HeadwaterError, pa.ArrowException) as error:  # archiving goes on, as long as there is room for that
+                log.warning("archive_not_compacted", topic=channel.topic, reason=str(error))
+                continue
             if done.merged or done.removed:
                 log.info("archive_compacted", topic=channel.topic, **asdict(done))
             if done.merged:

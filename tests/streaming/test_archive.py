@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from headwater import topics
 from headwater.archive_files import live_files, span_of
-from headwater.errors import DataError, UnavailableError
+from headwater.errors import DataError, ResourceError, UnavailableError
 from headwater.events import ARCHIVE_SCHEMA, Event
 from headwater.forgotten import Tombstone, read_tombstones, save_tombstone
 from headwater.kafka_io import Record, Sender, client_config, describe, offset_bounds
@@ -278,6 +278,17 @@ def test_a_running_writer_brings_its_own_small_files_together(settings, kafka, s
     assert len(list(settings.events_dir.glob("date=*/*.parquet"))) > len(files)
     found = [topic for topic in verify(settings) if topic.topic == topics.EVENTS]
     assert found[0].is_exact
+
+
+def test_a_writer_that_cannot_compact_goes_on_archiving(settings, kafka, start, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise ResourceError("not compacted, No space left on device")
+
+    monkeypatch.setattr("streaming.archive_writer.TIDY_S", 0.0)
+    monkeypatch.setattr("streaming.archive_writer.compact", full)
+    send(kafka, [event(number) for number in range(10)])
+    catch_up(settings)
+    assert archived(settings, start).num_rows == 10
 
 
 def test_a_writer_does_not_start_on_columns_that_do_not_go_on(settings, kafka, monkeypatch) -> None:
