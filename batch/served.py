@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headwater import topics
+from headwater.archive_files import live_files
 from headwater.errors import DataError
 from headwater.plan import BatchView, FeaturePlan, View
 from headwater.settings import Settings
@@ -108,13 +109,13 @@ def impressions(settings: Settings) -> Iterator[dict[str, Any]]:
         None have been archived.
     """
     folder = settings.impressions_dir
-    manifest = read_manifest(folder)
-    if manifest is None or not any(folder.glob("date=*/*.parquet")):
+    manifest, files = read_manifest(folder), live_files(folder)
+    if manifest is None or not files:
         raise DataError(
             f"{folder}: no archived impressions there. Let the server answer while the archive runs (headwater up), or "
             f"archive what topic {topics.IMPRESSIONS} holds with headwater archive --until-caught-up."
         )
-    for path in sorted(folder.glob("date=*/*.parquet")):
+    for path in files:
         for batch in pq.ParquetFile(path).iter_batches(1_000, columns=["value", "partition", "offset"]):
             for value, partition, offset in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 if offset < manifest.next_offsets.get(partition, 0):

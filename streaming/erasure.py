@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headwater import topics
-from headwater.archive_files import superseded
+from headwater.archive_files import live_files, superseded
 from headwater.forgotten import KeyColumn, Tombstone, key_columns
 from headwater.plan import FeaturePlan
 from headwater.records import ENVELOPE
@@ -138,7 +138,7 @@ def mentions(folder: Path, join_key: str, value: str) -> int:
     """How many impressions name an entity anywhere, as their own or as what was shown."""
     told = {json.dumps({join_key: value}, separators=marks)[1:-1] for marks in ((",", ":"), (", ", ": "))}
     found = 0
-    for path in sorted(folder.glob("date=*/*.parquet")):
+    for path in live_files(folder):
         column = pq.read_table(path, columns=["value"], partitioning=None)["value"]
         found += int(reduce(np.logical_or, [_filled(pc.match_substring(column, one)) for one in told]).sum())
     return found
