@@ -9,7 +9,10 @@ import typer
 from headwater.cli.output import JsonFlag, RepoOption, emit, progress
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from batch.audit import Audit
+    from batch.shown import Asked
     from batch.skew import Skew
     from headwater.plan import FeaturePlan
     from headwater.settings import Settings
@@ -57,26 +60,99 @@ def training_set(
     as_known: Annotated[
         bool, typer.Option("--as-known/--as-of", help="Without or with what arrived after the label's instant.")
     ] = True,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="Column of --labels that is a label, may be given again; label, label_* if none."),
+    ] = None,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Write it even where features know the label.")
+    ] = False,
+    from_impressions: Annotated[
+        bool, typer.Option("--from-impressions", help="Label what was shown by what became of it.")
+    ] = False,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Impressions: know nothing from this UTC instant on; now if none.")
+    ] = None,
+    train_until: Annotated[
+        str | None, typer.Option("--train-until", help="Impressions: where training rows end, a UTC instant.")
+    ] = None,
+    gap: Annotated[
+        str | None, typer.Option("--gap", help="From there to validation, as in 7d; the longest window if none.")
+    ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option("--items", help="Impressions: Parquet of other join keys by item_id."),
+    ] = None,
     repo: RepoOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Example: headwater training-set --labels labels.parquet --service recommend --out training/mine.
 
-    Join each label with its features as they were known at its instant: exactly one row a label. Without labels, past
-    requests are drawn with the candidates that serving would have shown, and labelled by what was bought.
+    Join each label with its features as they were known at its instant: exactly one row a label. With
+    --from-impressions, rows are what was shown, labelled by labels.toml. With neither, past requests are drawn with the
+    candidates that serving would have shown, and labelled by what was bought. Features that know the label are refused.
     """
     from batch.session import spark_session
-    from batch.training_set import build_ranking_rows, build_training_set
+    from batch.shown import build_shown_rows
+    from batch.training_set import LeakCheck, build_ranking_rows, build_training_set
     from models.training import paths_of
 
+    if from_impressions:
+        if labels is not None:
+            raise typer.BadParameter("either --labels or --from-impressions makes the rows, not both")
+        if label is not None or not as_known:
+            raise typer.BadParameter("with --from-impressions labels.toml names the labels, and features are as known")
+        if gap is not None and train_until is None:
+            raise typer.BadParameter("--gap needs --train-until, from where it counts")
+    elif any(given is not None for given in (until, train_until, gap, items)):
+        raise typer.BadParameter("--until, --train-until, --gap and --items belong to --from-impressions")
     settings, plan = _begin(repo)
     target = out or paths_of(settings).rows
+    check = LeakCheck(label, allow=allow_leaks)
     spark = spark_session(settings)
-    if labels is None:
-        made = build_ranking_rows(spark, settings, plan, service, _now(settings), out=target)
+    if from_impressions:
+        asked = _asked(settings, until, train_until, gap, items)
+        made = build_shown_rows(spark, settings, plan, service, asked, target, check)
+    elif labels is None:
+        made = build_ranking_rows(spark, settings, plan, service, _now(settings), out=target, check=check)
     else:
-        made = build_training_set(spark, settings, plan, service, labels, target, as_known)
+        made = build_training_set(spark, settings, plan, service, labels, target, as_known, check)
     emit(asdict(made), as_json, "Training set")
+
+
+def _asked(
+    settings: "Settings", until: str | None, train_until: str | None, gap: str | None, items: Path | None
+) -> "Asked":
+    from batch.objectives import load_labelling
+    from batch.shown import Asked, Split
+    from headwater.datasets.complete_journey import home_of
+
+    own = home_of(settings) / "items.parquet"
+    split = Split(None if train_until is None else _instant(train_until), None if gap is None else _span(gap))
+    cutoff_ms = _now(settings) if until is None else _instant(until)
+    return Asked(load_labelling(settings.repo), cutoff_ms, split, items or (own if own.is_file() else None))
+
+
+def _instant(text: str) -> int:
+    """Epoch milliseconds of a UTC instant."""
+    from datetime import UTC, datetime
+
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no instant. Write it as 2017-11-01T00:00:00") from None
+    return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _span(text: str) -> "timedelta":
+    from datetime import timedelta
+
+    from headwater.spans import parse_span
+
+    try:
+        return timedelta(milliseconds=parse_span(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def audit(

@@ -71,11 +71,16 @@ class Archive:
 
     @cached_property
     def events(self) -> Any:
-        """DataFrame of the source's columns and ``ingest_time, partition, offset``."""
-        counted = self._without_copies(self._read.where(self._wanted()))
+        """DataFrame of the source's columns and ``ingest_time, partition, offset``; each event once."""
+        counted = self._without_copies(self.rows)
         if not self.straddles:
             return counted
         return counted.join(self._on_both_sides, self.source.event_id, "left_semi" if self.streamed else "left_anti")
+
+    @property
+    def rows(self) -> Any:
+        """What is read, with copies, whether the stream folds it too or not."""
+        return self._read.where(self._wanted())
 
     @cached_property
     def straddles(self) -> bool:
@@ -206,6 +211,11 @@ def _as_read(expression: str, kind: str) -> str:
         return f"CAST({expression} AS STRING)"
     if kind == "int":
         return f"CAST({expression} AS BIGINT)"
+    return fixed_point(expression)
+
+
+def fixed_point(expression: str) -> str:
+    """Millionths of a number as SQL, null where it is out of range."""
     wide = f"CAST({expression} AS DOUBLE)"
     scaled = f"CAST(ROUND({wide} * {FIXED_SCALE // 10**6}E6) AS BIGINT)"
     return f"CASE WHEN ABS({wide}) <= {MAX_ABS_VALUE!r}D THEN {scaled} END"

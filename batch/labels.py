@@ -52,10 +52,22 @@ def number_labels(source: Path | pa.Table, keys: Collection[str], target: Path, 
         The file cannot be read, a join key or ``event_timestamp`` is missing, or the latter has no zone or no instant.
     """
     given = _open(source)
+    if not given.schema.names:
+        raise DataError(f"{source}: no Parquet file there. Give one, or a folder of them, of labels.")
+    _check_names(given.schema, keys)
     for key in keys:
-        if key not in given.schema.names:
-            raise DataError(f"labels: join key {key!r} is not among {', '.join(given.schema.names)}. Add the column.")
+        _check_key(given.schema, key)
     _check_instants(given.schema, naive_is_utc)
+    try:
+        return _number(given, keys, target)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk, and not what is read
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DataError(f"labels: {reason}. Mend the file, or write it anew.") from None
+
+
+def _number(given: ds.Dataset, keys: Collection[str], target: Path) -> Labels:
     target.parent.mkdir(parents=True, exist_ok=True)
     rows, first, last = 0, 2**62, -1
     own = [pa.field(ROW, pa.int64()), pa.field(AT, pa.int64())]
@@ -87,13 +99,45 @@ def _open(source: Path | pa.Table) -> ds.Dataset:
         raise DataError(f"{source}: {error}. Give a Parquet file, or a folder of them, of labels.") from None
 
 
+def _check_names(schema: pa.Schema, keys: Collection[str]) -> None:
+    """Names that Spark would not tell apart, or that this table gives to columns of its own."""
+    own = {ROW, AT, "label_row", *(entity_column(key) for key in keys)}
+    seen: dict[str, str] = {}
+    for field in schema:
+        if field.name.lower() in {name.lower() for name in own}:
+            raise DataError(f"labels: column {field.name!r} is one that the training set adds. Rename it.")
+        other = seen.setdefault(field.name.lower(), field.name)
+        if field.name != other or schema.names.count(field.name) > 1:
+            raise DataError(f"labels: Spark does not tell columns {other!r} and {field.name!r} apart. Rename one.")
+        if _is_foreign(field.type):
+            raise DataError(f"labels: column {field.name!r} is {field.type}, which Spark cannot read. Cast or drop it.")
+
+
+def _check_key(schema: pa.Schema, key: str) -> None:
+    if key not in schema.names:
+        raise DataError(f"labels: join key {key!r} is not among {', '.join(schema.names)}. Add the column.")
+    kind = schema.field(key).type
+    if isinstance(kind, pa.DictionaryType):
+        kind = kind.value_type
+    is_name = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+    if not (is_name or pa.types.is_null(kind)):  # an empty table often has no types
+        raise DataError(
+            f"labels: join key {key!r} is {kind}, and entities are named by strings or integers. Cast the column."
+        )
+
+
+def _is_foreign(kind: pa.DataType) -> bool:
+    is_time: bool = pa.types.is_time(kind) or pa.types.is_float16(kind)
+    return is_time or (pa.types.is_decimal(kind) and kind.precision > 38)
+
+
 def _check_instants(schema: pa.Schema, naive_is_utc: bool) -> None:
     if EVENT_TIMESTAMP not in schema.names:
         raise DataError(f"labels: no column {EVENT_TIMESTAMP} among {', '.join(schema.names)}. Add one, in UTC.")
     kind = schema.field(EVENT_TIMESTAMP).type
     if pa.types.is_timestamp(kind) and (kind.tz is not None or naive_is_utc):
         return
-    if not pa.types.is_int64(kind):
+    if not (pa.types.is_int64(kind) or pa.types.is_null(kind)):
         raise DataError(
             f"labels: {EVENT_TIMESTAMP} is {kind}, which does not say which instant is meant. Make it a timestamp with "
             "a time zone, or int64 epoch milliseconds."
@@ -102,6 +146,8 @@ def _check_instants(schema: pa.Schema, naive_is_utc: bool) -> None:
 
 def _in_micros(field: pa.Field) -> pa.Field:
     """Pass instants on as Spark knows them."""
+    if field.name == EVENT_TIMESTAMP and pa.types.is_null(field.type):
+        return field.with_type(pa.timestamp("us", "UTC"))
     if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
         return field.with_type(pa.timestamp("us", field.type.tz))
     return field
@@ -109,8 +155,8 @@ def _in_micros(field: pa.Field) -> pa.Field:
 
 def _instants(column: pa.Array) -> pa.Array:
     """Epoch milliseconds, rounded up: an event before the exact instant is one before the millisecond after it."""
-    if pa.types.is_int64(column.type):
-        return column
+    if pa.types.is_int64(column.type) or pa.types.is_null(column.type):
+        return column.cast(pa.int64())
     nanos = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64())
     floor = pc.divide(nanos, 1_000_000)
     return pc.add(floor, pc.greater(nanos, pc.multiply(floor, 1_000_000)).cast(pa.int64()))

@@ -6,9 +6,10 @@
     archive ──projection of a view──────►┤ kernel ──► (row, the view's values)  ─┐
     Parquet of a ready-made view ───────►┤ newest ──► (row, the row's values)  ──┤ join by row ──► a service's matrix
 
-Both sides of a view are cut into buckets by a hash of its join keys, and the kernel answers one bucket at a time, so
-what a worker holds is bounded by the largest bucket. On-demand features and defaults are :mod:`headwater.assemble`'s,
-the same code as in serving.
+Both sides of a view are cut into buckets by a hash of its join keys, and a bucket with many labels, as of a key that
+everybody has, into pieces that each get the bucket's events. The kernel answers one piece at a time, so what a worker
+holds is bounded by :data:`PIECE` labels and the events of the largest bucket. On-demand features and defaults are
+:mod:`headwater.assemble`'s, the same code as in serving.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -31,6 +32,8 @@ from headwater.settings import Settings
 from headwater.timeline import Queries
 
 BUCKETS = 8
+PIECE = 100_000
+"""Labels, about, that the kernel answers at a time."""
 FEW = 50_000
 """Labels whose entities each worker can hold as a set."""
 NEWEST, FOUND = "_newest", "_found"
@@ -67,13 +70,12 @@ def join_views(
         view = plan.view(name)
         if isinstance(view, View):
             if view.source not in archives:
-                archives[view.source] = _archive(spark, settings, plan, view.source, wanted, labels)
-            values = view_values(
-                archives[view.source], view, asked(numbered, view), features, known, few=labels.rows <= FEW
-            )
+                archives[view.source] = archive_for(spark, settings, plan, view.source, wanted, labels)
+            questions, few, many = asked(numbered, view), labels.rows <= FEW, labels.rows > PIECE
+            values = view_values(archives[view.source], view, questions, features, known, few, many)
         elif isinstance(view, BatchView):
             rows = batch_rows(spark, view).where(f"_event_time <= {labels.last_ms}")
-            values = batch_values(rows, view, asked(numbered, view), features, known)
+            values = batch_values(rows, view, asked(numbered, view), features, known, many=labels.rows > PIECE)
         else:
             raise DataError(f"{name}: an on-demand view is computed from stored ones, not read. Ask for its inputs.")
         renamed = values.selectExpr(ROW, *(f"`{feature}` AS `{column_name(name, feature)}`" for feature in features))
@@ -109,11 +111,18 @@ def asked(numbered: Any, view: View | BatchView) -> Any:
 
 
 def view_values(
-    archive: Archive, view: View, questions: Any, features: Collection[str], known: bool, few: bool = False
+    archive: Archive,
+    view: View,
+    questions: Any,
+    features: Collection[str],
+    known: bool,
+    few: bool = False,
+    many: bool = False,
 ) -> Any:
     """DataFrame of ``_row``, the features' values, ``_found`` and ``_newest``, one row a question.
 
-    Where the questions are ``few``, events of other entities are left out before anything is shuffled.
+    Where the questions are ``few``, events of other entities are left out before anything is shuffled; where they are
+    ``many``, large buckets are answered in pieces.
     """
     kinds = {aggregate.feature: aggregate for aggregate in view.aggregates}
     lists = any(kinds[name].is_list for name in features)
@@ -123,22 +132,22 @@ def view_values(
         projected = projected.join(entities.hint("broadcast"), keys_of(view), "left_semi")
     typed = [f"`{name}` {_LIST_TYPES[kinds[name].kind] if kinds[name].is_list else 'double'}" for name in features]
     schema = ", ".join([f"{ROW} bigint", *typed, f"{FOUND} boolean", f"{NEWEST} bigint"])
-    pairs = bucketed(questions, keys_of(view)).cogroup(bucketed(projected, keys_of(view)))
+    pairs = _paired(questions, projected, keys_of(view), many)
     return pairs.applyInArrow(_view_bucket(view, tuple(features), known), schema)
 
 
-def batch_values(rows: Any, view: BatchView, questions: Any, features: Collection[str], known: bool) -> Any:
+def batch_values(rows: Any, view: BatchView, questions: Any, features: Collection[str], known: bool, many: bool) -> Any:
     """DataFrame of ``_row`` and the features' values in the newest of ``rows`` at each question's instant."""
     types = {field.name: field.dataType.simpleString() for field in rows.schema.fields}
     schema = ", ".join([f"{ROW} bigint", *(f"`{name}` {types[name]}" for name in features)])
-    pairs = bucketed(questions, key_columns(view)).cogroup(bucketed(rows, key_columns(view)))
+    pairs = _paired(questions, rows, key_columns(view), many)
     return pairs.applyInArrow(_batch_bucket(view, tuple(features), known), schema)
 
 
-def _archive(
+def archive_for(
     spark: Any, settings: Settings, plan: FeaturePlan, source: str, wanted: Collection[str], labels: Labels
 ) -> Archive:
-    """Archive of a source, cut to the dates that some wanted view can read for some label."""
+    """Archive of a source, pruned to the dates that some wanted view can read for some label."""
     views = [view for view in plan.views if view.name in wanted and view.source == source]
     oldest = [since_of(view, labels.first_ms) for view in views]
     since = None if None in oldest else min(bound for bound in oldest if bound is not None)
@@ -148,6 +157,21 @@ def _archive(
 def bucketed(rows: Any, keys: Collection[str]) -> Any:
     """Group rows by a hash of their keys, alike for every table that has these keys."""
     return rows.selectExpr("*", f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket").groupBy("_bucket")
+
+
+def _paired(questions: Any, held: Any, keys: list[str], many: bool) -> Any:
+    """Both sides by bucket of the keys and by piece: a question lies in one, what is ``held`` of its bucket in each."""
+    bucket = f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket"
+    left, right = questions.selectExpr("*", bucket), held.selectExpr("*", bucket)
+    counts = {row["_bucket"]: row["count"] for row in left.groupBy("_bucket").count().collect()} if many else {}
+    pieces = [-(-counts.get(number, 1) // PIECE) for number in range(BUCKETS)]
+    if max(pieces) == 1:
+        left, right = left.selectExpr("*", "0 AS _piece"), right.selectExpr("*", "0 AS _piece")
+    else:
+        of_bucket = f"element_at(array({', '.join(f'{count}L' for count in pieces)}), CAST(_bucket + 1 AS INT))"
+        left = left.selectExpr("*", f"pmod({ROW}, {of_bucket}) AS _piece")
+        right = right.selectExpr("*", f"explode(sequence(0L, {of_bucket} - 1L)) AS _piece")
+    return left.groupBy("_bucket", "_piece").cogroup(right.groupBy("_bucket", "_piece"))
 
 
 def _view_bucket(view: View, features: tuple[str, ...], known: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from headwater.errors import DefinitionError
 from headwater.files import write_whole
+from headwater.spans import UNITS
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -36,7 +37,6 @@ FunctionName = Literal[
     "decayed_count",
     "decayed_sum",
 ]
-_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": HOUR_MS, "d": DAY_MS}
 _CALL = re.compile(r"^(?P<name>[a-z_]+)(?:\((?P<argument>[^)]*)\))?$")
 _LISTS = ("last", "last_distinct", "members")
 _LONGEST = 1000
@@ -84,7 +84,7 @@ def parse_function(text: str, subject: str) -> Function:
         return Function(name=name, n=int(argument))
     half_life = re.fullmatch(r"\s*(\d+)\s*(ms|s|m|h|d)\s*", argument or "")
     if name in _DECAYED and half_life and int(half_life[1]) > 0:
-        return Function(name=name, half_life_ms=int(half_life[1]) * _UNITS[half_life[2]])
+        return Function(name=name, half_life_ms=int(half_life[1]) * UNITS[half_life[2]])
     raise DefinitionError(
         f"{subject}: function {text!r} is not one of {', '.join(_PLAIN)}, last(n), last_distinct(n), members(n) with n "
         f"from 1 to {_LONGEST}, members, decayed_count(7d), decayed_sum(7d). Write the parameter inside the name."

@@ -1,11 +1,14 @@
 """One Spark session for all tests of this room."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.services import service_plan
 
 from batch.session import spark_session
+from headwater.plan import FeaturePlan
 from headwater.settings import Settings
 
 
@@ -15,3 +18,15 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     session = spark_session(Settings(state_dir=tmp_path_factory.mktemp("spark"), spark_heap_mb=1024))
     yield session
     session.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_repository_but_the_tests_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Plans are drawn here: what the example's repository declares beside its definitions is not of them."""
+    monkeypatch.setenv("HEADWATER_REPO", str(tmp_path / "repo"))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> FeaturePlan:
+    """Service ``all``, and ``lists``, which has no place in a training set."""
+    return service_plan(tmp_path)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from support.archives import START, draw, plan_with, rows_of, user_and_pair_views, write
 
+from batch import point_in_time
 from batch.labels import number_labels
 from batch.point_in_time import column_name, join_views
 from benchmarks.oracle import fold
@@ -48,3 +49,24 @@ def test_spark_equals_the_naive_window(spark: Any, tmp_path: Path, known: bool) 
 
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def test_a_bucket_in_pieces_answers_as_a_whole_one(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that a third of the labels have: its bucket is answered in pieces, each with all of its events."""
+    stored = draw(300)
+    settings = Settings(state_dir=tmp_path)
+    write(stored, settings.events_dir)
+    view, _ = user_and_pair_views()
+    rng = np.random.default_rng(2)
+    users = [str(rng.integers(1, 6)) if rng.random() < 0.7 else "1" for _ in range(200)]
+    times = (START + rng.integers(0, 3 * DAY_MS, 200)).tolist()
+    labels = number_labels(pa.table({"user_id": users, "event_timestamp": times}), ["user_id"], tmp_path / "l.parquet")
+
+    def answer() -> Any:
+        wanted = {view.name: view.features}
+        return join_views(spark, settings, plan_with(view), labels, wanted, True).orderBy("_row").toArrow().to_pylist()
+
+    whole = answer()
+    monkeypatch.setattr(point_in_time, "PIECE", 7)
+    assert repr(answer()) == repr(whole)
+    assert len(whole) == 200

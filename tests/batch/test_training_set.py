@@ -11,8 +11,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import redis
-from support.archives import START, draw, plan_with, write
-from support.views import every_function
+from support.archives import draw, write
+from support.services import NOW
 
 from batch import training_set
 from batch.backfill import backfill
@@ -21,44 +21,8 @@ from batch.training_set import build_training_set, read_meta
 from headwater.clock import ManualClock
 from headwater.errors import DataError
 from headwater.online.reader import OnlineReader
-from headwater.plan import DAY_MS, BatchView, Column, FeaturePlan, OnDemandView, Service, ServiceFeature
+from headwater.plan import FeaturePlan
 from headwater.settings import Settings
-
-NOW = START + 2 * DAY_MS
-FUNCTION = """
-import numpy as np
-
-def ratio(inputs):
-    now = np.asarray(inputs["request_time"])
-    return {"ratio": inputs["n_3h"] / np.maximum(inputs["age"], 1.0), "hour": now // 3_600_000 % 24}
-"""
-
-
-@pytest.fixture
-def plan(tmp_path: Path) -> FeaturePlan:
-    """A service of windowed, ready-made and request-time features, with defaults."""
-    (tmp_path / "offline_ratios.py").write_text(FUNCTION)
-    table = pa.table({
-        "user_id": ["1", "2", "2"], "age": pa.array([30, 40, 41], pa.int64()),
-        "event_timestamp": pa.array([START, START, NOW + 1], pa.timestamp("ms", "UTC")),
-    })  # fmt: skip
-    pq.write_table(table, tmp_path / "profile.parquet")
-    windowed = every_function(0, "by_user")
-    profile = BatchView(
-        name="profile", join_keys=("user_id",), columns=(Column(name="age", dtype="int64", default=-1.0),),
-        path=str(tmp_path / "profile.parquet"), timestamp_field="event_timestamp", created_field=None, ttl_ms=0,
-        id="00112233aabbccdd",
-    )  # fmt: skip
-    ratios = OnDemandView(
-        name="ratios", function="offline_ratios:ratio", inputs=(("by_user", "n_3h"), ("profile", "age")),
-        request=("request_time",), columns=tuple(Column(name=name, dtype="float64") for name in ("ratio", "hour")),
-    )  # fmt: skip
-    numbers = [a.feature for a in windowed.aggregates if not a.is_list]
-    chosen = [("by_user", name) for name in numbers] + [("ratios", "ratio"), ("profile", "age"), ("ratios", "hour")]
-    service = Service(name="all", features=tuple(ServiceFeature(view=view, feature=name) for view, name in chosen))
-    lists = Service(name="lists", features=(ServiceFeature(view="by_user", feature="last_kinds_1h"),))
-    parts = {"on_demand": (ratios,), "batch_views": (profile,), "services": (service, lists)}
-    return plan_with(windowed, **parts).model_copy(update={"repo": str(tmp_path)})
 
 
 @pytest.mark.integration
@@ -108,13 +72,23 @@ def test_a_failed_run_leaves_the_old_set_and_no_litter(
 
 
 @pytest.mark.integration
-def test_no_labels_give_an_empty_set_with_the_full_schema(spark: Any, plan: FeaturePlan, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kinds", [(pa.string(), pa.int64()), (pa.null(), pa.null())], ids=["typed", "without types"])
+def test_no_labels_give_an_empty_set_with_the_full_schema(
+    spark: Any, plan: FeaturePlan, tmp_path: Path, kinds: tuple[pa.DataType, pa.DataType]
+) -> None:
+    """Whether the file has types or is what pandas writes of an empty table."""
     settings = Settings(state_dir=tmp_path)
     write(draw(20, late=False), settings.events_dir)
-    labels = pa.table({"user_id": pa.array([], pa.string()), "event_timestamp": pa.array([], pa.int64())})
-    assert build_training_set(spark, settings, plan, "all", labels, tmp_path / "rows").rows == 0
+    user, time = kinds
+    labels = pa.table(
+        {"user_id": pa.array([], user), "event_timestamp": pa.array([], time), "label": pa.array([], time)}
+    )
+    pq.write_table(labels, tmp_path / "labels.parquet")
+    made = build_training_set(spark, settings, plan, "all", tmp_path / "labels.parquet", tmp_path / "rows")
+    assert (made.rows, made.positives, made.leaks) == (0, 0, ())
     schema = ds.dataset(tmp_path / "rows").schema
-    assert schema.names == ["label_row", "user_id", "event_timestamp", *plan.service("all").names]
+    assert schema.names == ["label_row", "user_id", "event_timestamp", "label", *plan.service("all").names]
+    assert {schema.field(name).type for name in plan.service("all").names} == {pa.float32()}
 
 
 @pytest.mark.integration
@@ -135,6 +109,19 @@ def test_a_list_has_no_place_in_a_training_set(spark: Any, plan: FeaturePlan, tm
         ({"user_id": ["1"], "event_timestamp": [datetime(2024, 1, 1)]}, "does not say which instant"),
         ({"user_id": ["1"], "event_timestamp": ["monday"]}, "event_timestamp is string"),
         ({"user_id": ["1", "1"], "event_timestamp": pa.array([1, None])}, "row 1 has no event_timestamp"),
+        ({"user_id": ["1"], "event_timestamp": [None]}, "row 0 has no event_timestamp"),
+        ({"user_id": ["1"], "event_timestamp": pa.array([1], pa.date32())}, "event_timestamp is date32"),
+        ({"user_id": ["1"], "event_timestamp": [1.5]}, "event_timestamp is double"),
+        ({"user_id": [1.0], "event_timestamp": [1]}, "join key 'user_id' is double, and entities are named by"),
+        ({"user_id": [["1"]], "event_timestamp": [1]}, "join key 'user_id' is list"),
+        ({"user": ["1"], "event_timestamp": [1]}, "join key 'user_id' is not among user, event_timestamp"),
+        ({"user_id": ["1"], "event_timestamp": [1], "_ROW": [1]}, "'_ROW' is one that the training set adds"),
+        (
+            {"user_id": ["1"], "event_timestamp": [1], "x": [1], "X": [1]},
+            "Spark does not tell columns 'x' and 'X' apart",
+        ),
+        ({"user_id": ["1"], "event_timestamp": [1], "at": pa.array([1], pa.time32("ms"))}, "'at' is time32"),
+        ({"user_id": ["1"], "event_timestamp": pa.array([2**40], pa.timestamp("s", "UTC"))}, "out of bounds"),
     ],
 )
 def test_wrong_labels_are_told_in_one_sentence(columns: Any, message: str, tmp_path: Path) -> None:
@@ -146,6 +133,25 @@ def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "labels.parquet").write_text(json.dumps({}))
     with pytest.raises(DataError, match=r"labels\.parquet"):
         number_labels(tmp_path / "labels.parquet", [], tmp_path / "numbered.parquet")
+
+
+def test_a_folder_without_tables_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no Parquet file there"):
+        number_labels(tmp_path, [], tmp_path / "numbered.parquet")
+
+
+def test_a_folder_of_unlike_tables_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    pq.write_table(pa.table({"event_timestamp": [1], "x": ["a"]}), tmp_path / "given" / "a.parquet")
+    pq.write_table(pa.table({"event_timestamp": [1], "x": [[1]]}), tmp_path / "given" / "b.parquet")
+    with pytest.raises(DataError, match="labels: "):
+        number_labels(tmp_path / "given", [], tmp_path / "numbered.parquet")
+
+
+def test_an_instant_is_one_in_any_time_zone(tmp_path: Path) -> None:
+    table = pa.table({"event_timestamp": pa.array([5_000], pa.timestamp("ms", "Europe/Berlin"))})
+    numbered = number_labels(table, [], tmp_path / "numbered.parquet")
+    assert pq.read_table(numbered.path)["_at"].to_pylist() == [5_000]
 
 
 def test_an_instant_inside_a_millisecond_sees_all_events_before_it(tmp_path: Path) -> None:
