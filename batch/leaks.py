@@ -170,8 +170,8 @@ def _changed(plan: FeaturePlan, service: str, at: int, cut: Cut, ours: NDArray[A
     views = _stored(plan, service, at)
     late = sum(int(cut.late[view][row]) for view in views)
     ahead = sum(int(cut.ahead[view][row]) for view in views)
-    ready_made = any(isinstance(plan.view(view), BatchView) for view in views)
-    newer = (ready_made and late > 0) or (late == 0 and ahead > 0)
+    created_later = any(isinstance(plan.view(view), BatchView) and cut.late[view][row] > 0 for view in views)
+    newer = created_later or (late == 0 and ahead > 0)
     evidence = (
         f"{len(differs)} of {len(ours)} rows differ from an archive cut at their instant, row {int(cut.rows[row])} of "
         f"{_instant(int(cut.at[row]))} has {ours[row]} and not {cut.values[row, at]} "

@@ -139,8 +139,14 @@ CASES = {
     "a return takes back the one it names": Case(
         [record("r", SHOWN)],
         [event("purchase", SHOWN + 1, value=1.0), event("purchase", SHOWN + 2, value=2.0),
-         event("return", SHOWN + 3, of="0"), event("return", SHOWN + 2)],
+         event("return", SHOWN + 3, of="0")],
         {("r", "a"): (0, 1, "2")}, [both("retracted"), BOUGHT],
+    ),
+    "what is named is taken first, though its return is later": Case(
+        [record("r", SHOWN)],
+        [event("purchase", SHOWN + 1, value=1.0), event("purchase", SHOWN + 2, value=2.0), event("return", SHOWN + 3),
+         event("return", SHOWN + 4, of="1")],
+        {("r", "a"): (0, 0, "0")}, [both("retracted")] * 2,
     ),
     "a return before the purchase takes nothing back": Case(
         [record("r", SHOWN)], [event("purchase", SHOWN + 2, value=2.0), event("return", SHOWN + 1)],

@@ -59,6 +59,7 @@ def test_rows_hold_labels_and_features_as_they_were_served(spark: Any, plan: Fea
         outcome(7, "click", "2", "z", AT + HOUR_MS + 1),
         outcome(8, "click", "9", "z", AT),
     ]
+    happened = [replace(one, offset=10_000 + at) for at, one in enumerate(happened)]
     write([*draw(100, late=False), *happened], Settings(state_dir=tmp_path).events_dir)
     made, rows = build(spark, plan, tmp_path)
     assert read_meta(tmp_path / "rows").data_hash == made.data_hash
