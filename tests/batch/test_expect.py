@@ -27,7 +27,7 @@ from headwater.settings import Settings
 PLAN = plan_with(
     every_function(0, "by_user"),
     services=(
-        Service(name="all", features=tuple(ServiceFeature(view="by_user", feature=f) for f in ("n_3h", "total"))),
+        Service(name="all", features=tuple(ServiceFeature(view="by_user", feature=f) for f in ("n_3h", "n_ever"))),
     ),
 )
 
@@ -109,8 +109,8 @@ def test_an_archive_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def parts(folder: Path) -> list[dict[str, Any]]:
     """Rows of two files: n_3h is 0 to 9 and missing in two rows."""
-    rows = [{"label_row": at, "n_3h": None if at % 6 == 5 else float(at), "total": at / 2} for at in range(12)]
-    schema = pa.schema([("label_row", pa.int64()), ("n_3h", pa.float32()), ("total", pa.float32())])
+    rows = [{"label_row": at, "n_3h": None if at % 6 == 5 else float(at), "n_ever": at / 2} for at in range(12)]
+    schema = pa.schema([("label_row", pa.int64()), ("n_3h", pa.float32()), ("n_ever", pa.float32())])
     folder.mkdir()
     for at in (0, 6):
         pq.write_table(pa.Table.from_pylist(rows[at : at + 6], schema), folder / f"part-{at}.parquet")
@@ -120,18 +120,18 @@ def parts(folder: Path) -> list[dict[str, Any]]:
 def test_what_is_taken_out_and_what_is_kept_add_up_to_what_was_there(tmp_path: Path) -> None:
     rows = parts(tmp_path / "rows")
     wanted = expected(
-        features={"n_3h": {"max": 7, "nulls": 0.3}, "total": {"min": 1}, "other": {"max": 0}},
+        features={"n_3h": {"max": 7, "nulls": 0.3}, "n_ever": {"min": 1}, "other": {"max": 0}},
         training_set={"quarantined": 0.5},
     )
-    done = quarantine(tmp_path / "rows", wanted, {"n_3h", "total"})
+    done = quarantine(tmp_path / "rows", wanted, {"n_3h", "n_ever"})
     kept = ds.dataset(tmp_path / "rows", format="parquet").to_table().to_pylist()
     aside = pq.read_table(tmp_path / "rows" / QUARANTINE).to_pylist()
-    bad = [row for row in rows if (row["n_3h"] or 0) > 7 or row["total"] < 1]
+    bad = [row for row in rows if (row["n_3h"] or 0) > 7 or row["n_ever"] < 1]
     assert done.rows == len(aside) == len(bad)
     assert [{name: row[name] for name in rows[0]} for row in aside] == bad
     assert kept == [row for row in rows if row not in bad]
     assert done.by_reason == dict(Counter(reason for row in aside for reason in row[REASONS]))
-    assert done.by_reason == {"n_3h: max 7": 3, "total: min 1": 2}
+    assert done.by_reason == {"n_3h: max 7": 3, "n_ever: min 1": 2}
     assert failing(check_training_set(tmp_path / "rows", wanted)) == {}
 
 
@@ -139,14 +139,14 @@ def test_what_is_taken_out_and_what_is_kept_add_up_to_what_was_there(tmp_path: P
     ("tables", "told"),
     [
         ({"features": {"n_3h": {"nulls": 0.1}}}, r"n_3h: 2 of 12 rows of the training set have no value"),
-        ({"features": {"total": {"min": 1}}, "training_set": {"quarantined": 0.1}}, r"2 of 12 rows .* 10.00% may be"),
-        ({"features": {"total": {"min": 1}}}, r"2 of 12 rows .* 0.00% may be; most fail total: min 1 \(2\)"),
+        ({"features": {"n_ever": {"min": 1}}, "training_set": {"quarantined": 0.1}}, r"2 of 12 rows .* 10.00% may be"),
+        ({"features": {"n_ever": {"min": 1}}}, r"2 of 12 rows .* 0.00% may be; most fail n_ever: min 1 \(2\)"),
     ],
 )
 def test_more_than_is_tolerated_refuses_the_set(tmp_path: Path, tables: dict[str, Any], told: str) -> None:
     parts(tmp_path / "rows")
     with pytest.raises(DataError, match=told):
-        quarantine(tmp_path / "rows", expected(**tables), {"n_3h", "total"})
+        quarantine(tmp_path / "rows", expected(**tables), {"n_3h", "n_ever"})
 
 
 def test_where_nothing_is_expected_nothing_is_touched(tmp_path: Path) -> None:
@@ -161,16 +161,16 @@ def test_served_vectors_are_judged_by_the_names_they_were_logged_with(tmp_path: 
     records = [
         {"feature_names": names, "items": [{"features": vector} for vector in vectors]}
         for names, vectors in [
-            (["n_3h", "total"], [[1.0, 9.0], [None, 2.0]]), (["total"], [[-1.0], None]), ([], [None]),
+            (["n_3h", "n_ever"], [[1.0, 9.0], [None, 2.0]]), (["n_ever"], [[-1.0], None]), ([], [None]),
         ]
     ]  # fmt: skip
     folder = settings.impressions_dir / "date=2024-10-04"
     folder.mkdir(parents=True)
     pq.write_table(pa.table({"value": [json.dumps(record) for record in records]}), folder / "p0-0.parquet")
-    wanted = expected(features={"total": {"min": 0, "max": 8}, "n_3h": {"nulls": 0.5}, "other": {"max": 0}})
+    wanted = expected(features={"n_ever": {"min": 0, "max": 8}, "n_3h": {"nulls": 0.5}, "other": {"max": 0}})
     found = list(check_served(settings, wanted))
-    assert failing(found) == {"total: min 0": 1, "total: max 8": 1}
-    assert {one.subject: one.rows for one in found} == {"total": 3, "n_3h": 2}
+    assert failing(found) == {"n_ever: min 0": 1, "n_ever: max 8": 1}
+    assert {one.subject: one.rows for one in found} == {"n_ever": 3, "n_3h": 2}
 
 
 @pytest.mark.integration
@@ -185,21 +185,21 @@ def test_a_training_set_is_built_without_what_fails_and_says_how_much(spark: Any
     })  # fmt: skip
     build_training_set(spark, settings, PLAN, "all", labels, tmp_path / "all")
     whole = ds.dataset(tmp_path / "all").to_table().sort_by("label_row").to_pylist()
-    greatest = max(row["total"] for row in whole if row["total"] is not None)
+    greatest = max(row["n_ever"] for row in whole if row["n_ever"] is not None)
 
     (repo / "expectations.toml").write_text(
-        f"[features.total]\nmax = {greatest - 0.5}\n[training_set]\nquarantined = 0.5\n"
+        f"[features.n_ever]\nmax = {greatest - 0.5}\n[training_set]\nquarantined = 0.5\n"
     )
     made = build_training_set(spark, settings, PLAN, "all", labels, tmp_path / "rows")
-    bad = [row for row in whole if row["total"] == greatest]
+    bad = [row for row in whole if row["n_ever"] == greatest]
     assert (made.rows, made.quarantined) == (4 - len(bad), len(bad))
-    assert made.quarantined_by == {f"total: max {greatest - 0.5:g}": len(bad)}
+    assert made.quarantined_by == {f"n_ever: max {greatest - 0.5:g}": len(bad)}
     assert read_meta(tmp_path / "rows") == made
     kept = ds.dataset(tmp_path / "rows").to_table().sort_by("label_row")["label_row"].to_pylist()
     aside = pq.read_table(tmp_path / "rows" / QUARANTINE)["label_row"].to_pylist()
     assert sorted(kept + aside) == [0, 1, 2, 3]
 
-    (repo / "expectations.toml").write_text("[features.total]\nmax = 0\n")
+    (repo / "expectations.toml").write_text("[features.n_ever]\nmax = 0\n")
     with pytest.raises(DataError, match=r"not as expectations\.toml expects"):
         build_training_set(spark, settings, PLAN, "all", labels, tmp_path / "rows")
     assert read_meta(tmp_path / "rows") == made

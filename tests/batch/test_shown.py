@@ -91,7 +91,8 @@ def test_rows_hold_labels_and_features_as_they_were_served(spark: Any, plan: Fea
     build_training_set(spark, Settings(state_dir=tmp_path), plan, "all", asked, tmp_path / "asked")
     expected_rows = ds.dataset(tmp_path / "asked").to_table().sort_by("label_row").to_pylist()
     for key, row in zip((("r2", "a"), ("r3", "b")), expected_rows, strict=True):
-        assert [by_row[key][name] for name in names] == [row[name] for name in names]
+        ours, theirs = (np.array([held[name] for name in names], np.float32) for held in (by_row[key], row))
+        assert ours.view(np.uint32).tolist() == theirs.view(np.uint32).tolist()
 
     counted = made.accounting
     assert counted is not None
