@@ -32,14 +32,14 @@ CATALOGUES = {"user_id": topics.USERS, "item_id": topics.ITEMS}
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What was deleted in one place."""
+    """What was deleted in one place; ``nulls_sent`` records without a value went to a compacted topic."""
 
     place: str
     keys: int = 0
     fields: int = 0
     rows: int = 0
     files: int = 0
-    records: int = 0
+    nulls_sent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def _catalogue(settings: Settings, cluster: Cluster, tombstone: Tombstone) -> It
         sender = Sender(addresses(settings).kafka)
         sender.send(Record(topic, tombstone.value.encode(), None, tombstone.at_ms))
         sender.settle()
-        yield Deleted(f"kafka {topic}", records=1)
+        yield Deleted(f"kafka {topic}", nulls_sent=1)
 
 
 def _left(settings: Settings, plan: FeaturePlan, tombstone: Tombstone, unknown: int) -> Iterator[NotReached]:

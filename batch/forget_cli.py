@@ -46,8 +46,8 @@ def _show(done: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    counted = ("keys", "fields", "rows", "files", "records")
-    deleted = Table("deleted from", *counted, title=f"Forgotten: {done['entity']}")
+    counted = ("keys", "fields", "rows", "files", "nulls_sent")
+    deleted = Table("deleted from", *(name.replace("_", " ") for name in counted), title=f"Forgotten: {done['entity']}")
     for one in done["deleted"]:
         deleted.add_row(one["place"], *(str(one[name] or "") for name in counted))
     left = Table("not reached", "why", show_lines=True)
