@@ -30,7 +30,7 @@ def expect(
     from models.training import paths_of
 
     settings, plan = _begin(repo)
-    expectations = load_expectations(settings.repo, plan)
+    expectations = load_expectations(plan)
     now_ms = _now(settings) if any(one.newest_within for one in expectations.events.values()) else 0
     found = list(check_events(settings, plan, expectations, now_ms))
     rows = training_set or paths_of(settings).rows

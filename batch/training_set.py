@@ -110,7 +110,7 @@ def build_training_set(
     LeakError
         A feature knows the label.
     """
-    expectations = load_expectations(settings.repo, plan)
+    expectations = load_expectations(plan)
     with draft_beside(out) as draft:
         numbered = number_labels(labels, join_keys(plan, service), draft / "labels.parquet")
         rows = service_rows(spark, settings, plan, service, numbered, known)

@@ -141,15 +141,15 @@ class Finding:
     examples: tuple[str, ...] = ()
 
 
-def load_expectations(repo: Path, plan: FeaturePlan) -> Expectations:
-    """Read a repository's file; where there is none, nothing is expected.
+def load_expectations(plan: FeaturePlan) -> Expectations:
+    """Read the file of the repository that a plan is compiled from; where there is none, nothing is expected.
 
     Raises
     ------
     ConfigError
         The file is not TOML, a field is unknown, or it speaks of what the definitions do not have.
     """
-    path = repo / FILE
+    path = Path(plan.repo) / FILE
     if not path.is_file():
         return Expectations()
     try:

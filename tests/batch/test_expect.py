@@ -14,13 +14,12 @@ from support.archives import START, Stored, draw, plan_with, write
 from support.views import every_function
 from typer.testing import CliRunner
 
-from batch import expect_cli
 from batch.expect import check_events, check_served, check_training_set
 from batch.quarantine import QUARANTINE, REASONS, quarantine
 from batch.training_set import build_training_set, read_meta
 from headwater.cli.main import build
 from headwater.errors import DataError
-from headwater.expectations import Expectations, load_expectations
+from headwater.expectations import Expectations
 from headwater.plan import DAY_MS, FeaturePlan, Service, ServiceFeature
 from headwater.settings import Settings
 
@@ -178,19 +177,19 @@ def test_a_training_set_is_built_without_what_fails_and_says_how_much(spark: Any
     """Rows in place and in quarantine are the labels, each once; a refused set leaves the former in place."""
     repo = tmp_path / "repo"
     repo.mkdir()
-    settings = settled(tmp_path, draw(200, late=False)).model_copy(update={"repo": repo})
+    settings, plan = settled(tmp_path, draw(200, late=False)), PLAN.model_copy(update={"repo": str(repo)})
     labels = pa.table({
         "user_id": ["1", "2", "3", "9"], "label": [1, 0, 1, 0],
         "event_timestamp": pa.array([START + DAY_MS] * 4, pa.int64()),
     })  # fmt: skip
-    build_training_set(spark, settings, PLAN, "all", labels, tmp_path / "all")
+    build_training_set(spark, settings, plan, "all", labels, tmp_path / "all")
     whole = ds.dataset(tmp_path / "all").to_table().sort_by("label_row").to_pylist()
     greatest = max(row["n_ever"] for row in whole if row["n_ever"] is not None)
 
     (repo / "expectations.toml").write_text(
         f"[features.n_ever]\nmax = {greatest - 0.5}\n[training_set]\nquarantined = 0.5\n"
     )
-    made = build_training_set(spark, settings, PLAN, "all", labels, tmp_path / "rows")
+    made = build_training_set(spark, settings, plan, "all", labels, tmp_path / "rows")
     bad = [row for row in whole if row["n_ever"] == greatest]
     assert (made.rows, made.quarantined) == (4 - len(bad), len(bad))
     assert made.quarantined_by == {f"n_ever: max {greatest - 0.5:g}": len(bad)}
@@ -201,7 +200,7 @@ def test_a_training_set_is_built_without_what_fails_and_says_how_much(spark: Any
 
     (repo / "expectations.toml").write_text("[features.n_ever]\nmax = 0\n")
     with pytest.raises(DataError, match=r"not as expectations\.toml expects"):
-        build_training_set(spark, settings, PLAN, "all", labels, tmp_path / "rows")
+        build_training_set(spark, settings, plan, "all", labels, tmp_path / "rows")
     assert read_meta(tmp_path / "rows") == made
 
 
@@ -209,18 +208,16 @@ def test_a_training_set_is_built_without_what_fails_and_says_how_much(spark: Any
 def test_the_command_exits_by_what_it_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, greatest: float, code: int
 ) -> None:
-    settings = settled(tmp_path, draw(20, late=False)).model_copy(update={"repo": tmp_path})
+    settings, plan = settled(tmp_path, draw(20, late=False)), PLAN.model_copy(update={"repo": str(tmp_path)})
     (tmp_path / "expectations.toml").write_text(f"[events.events.columns.value]\nmax = {greatest}\n")
 
     def begin(repo: Path | None) -> tuple[Settings, FeaturePlan]:
-        return settings, PLAN
+        return settings, plan
 
     monkeypatch.setattr("batch.cli._begin", begin)
-    assert expect_cli.__doc__
     result = CliRunner().invoke(build("expect"), ["expect", "--json"])
     assert result.exit_code == code, result.output
     told = json.loads(result.stdout)
     assert told["holds"] is (code == 0)
     assert [one["subject"] for one in told["findings"]] == ["value"]
     assert "value" in CliRunner().invoke(build("expect"), ["expect"]).stdout
-    assert load_expectations(tmp_path, PLAN).events

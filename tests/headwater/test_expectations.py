@@ -92,11 +92,11 @@ def test_an_entry_of_a_map_is_judged_as_a_column() -> None:
 def test_what_cannot_be_meant_is_refused_by_name(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "expectations.toml").write_text(text)
     with pytest.raises(ConfigError) as refused:
-        load_expectations(tmp_path, PLAN)
+        load_expectations(PLAN.model_copy(update={"repo": str(tmp_path)}))
     assert told in str(refused.value)
 
 
 def test_where_there_is_no_file_nothing_is_expected(tmp_path: Path) -> None:
-    found = load_expectations(tmp_path, PLAN)
+    found = load_expectations(PLAN.model_copy(update={"repo": str(tmp_path)}))
     assert not found.events
     assert not found.features
