@@ -129,15 +129,19 @@ class _Records:
     def extreme(self, kind: str, name: str, ends: Ints) -> Ints:
         """Least or greatest value of a column from each entity's start to its end."""
         fold, neutral = _EXTREMES[kind]
-        return self.folded(fold, neutral, self.values[name], ends)
+        return self.folded(fold, neutral, self.values[name], self.edges(ends))
 
-    def folded(self, fold: np.ufunc, neutral: int, values: NDArray[Any], ends: Ints) -> Ints:
-        """Fold a column from each entity's start to its end."""
-        out = np.full(self.n, neutral, np.int64)
+    def edges(self, ends: Ints) -> tuple[NDArray[np.intp], Ints]:
+        """Entities with a record before their end, and where the records of each begin and end, for ``reduceat``."""
         held = np.flatnonzero(ends > self.starts[:-1])
-        if len(held):
-            edges = np.stack((self.starts[held], ends[held]), axis=1).ravel()
-            out[held] = fold.reduceat(values, edges[:-1] if edges[-1] == len(values) else edges)[::2]
+        edges = np.stack((self.starts[held], ends[held]), axis=1).ravel()
+        return held, edges[:-1] if len(held) and edges[-1] == len(self.values) else edges
+
+    def folded(self, fold: np.ufunc, neutral: int, values: NDArray[Any], edges: tuple[NDArray[np.intp], Ints]) -> Ints:
+        """Fold a column between edges; copied out of the records, where it is not aligned, it folds much faster."""
+        out = np.full(self.n, neutral, np.int64)
+        if len(edges[0]):
+            out[edges[0]] = fold.reduceat(np.ascontiguousarray(values), edges[1])[::2]
         return out
 
 
@@ -170,8 +174,9 @@ def _fixed(
 
 
 def _marks(records: _Records, ends: Ints) -> Marks:
-    ingest = records.folded(np.maximum, -1, records.values["ingest"], ends)
-    hashes = records.folded(np.add, 0, records.values["hash"].view(np.int64), ends)  # wraps as the unsigned sum does
+    edges = records.edges(ends)
+    ingest = records.folded(np.maximum, -1, records.values["ingest"], edges)
+    hashes = records.folded(np.add, 0, records.values["hash"].view(np.int64), edges)  # wraps as the unsigned sum does
     return Marks(records.total("count", ends), ingest, hashes.view(np.uint64))
 
 
