@@ -15,7 +15,7 @@ from support.archives import START, Stored, draw, plan_with, rows_of, user_and_p
 from support.impressions import archive_impressions
 from support.tiles import write_all
 
-from batch.audit import Audit, audit
+from batch.audit import Audit, audit, equal
 from batch.report import keep
 from headwater.clock import ManualClock
 from headwater.errors import DataError
@@ -243,3 +243,9 @@ def test_where_nothing_was_archived_that_is_said(spark: Any, tmp_path: Path) -> 
     plan = make_plan(tmp_path, 0)
     with pytest.raises(DataError, match="no archived impressions there"):
         audit(spark, Settings(state_dir=tmp_path), plan)
+
+
+def test_cells_are_equal_by_their_bits_and_absence_by_its_like():
+    served = np.array([1.0, 0.0, np.nan, np.nan, np.nan, 1.0], np.float32)
+    offline = np.array([1.0, -0.0, np.nan, np.inf, 1.0, np.nan], np.float32)
+    assert equal(served, offline).tolist() == [True, False, True, True, False, False]
