@@ -20,12 +20,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     session.stop()
 
 
-@pytest.fixture(autouse=True)
-def no_repository_but_the_tests_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Plans are drawn here: what the example's repository declares beside its definitions is not of them."""
-    monkeypatch.setenv("HEADWATER_REPO", str(tmp_path / "repo"))
-
-
 @pytest.fixture
 def plan(tmp_path: Path) -> FeaturePlan:
     """Service ``all``, and ``lists``, which has no place in a training set."""
