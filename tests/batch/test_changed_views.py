@@ -112,7 +112,7 @@ def test_a_changed_set_of_views_goes_on_from_the_checkpoint_and_only_what_is_new
 
     platform.apply(BEFORE)
     start, _, told = next_start(platform.plan, platform.settings)
-    assert (start.action, start.why.split(",")[0]) == ("replay", "removed was removed and is back")
+    assert (start.action, start.why.split(",")[0]) == ("replay", "changed was removed and is back")
     assert told["records_to_replay"] == since + len(old.records)
 
     platform.apply(AFTER)  # a cut holds in a replay from the first event too

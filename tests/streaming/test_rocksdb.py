@@ -31,6 +31,7 @@ def test_each_run_goes_on_from_the_one_before_and_needs_nothing_that_only_older_
         earlier = newest_checkpoint(platform.settings.checkpoints_dir).parent
         platform.jvm().kill()
         until(lambda: not platform.part("stream").ready)
+        until(lambda: platform.part("stream").last_log)  # its process has ended too
         platform.start()
         groups.add(progress.running_job(platform.settings).group)
         platform.catch_up()
