@@ -1,11 +1,11 @@
 # Everything runs from .venv, which `make install` builds from the hashed lock; each target installs first if need be.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status test check fmt bench
+.PHONY: help install demo up down status test gpu-smoke check fmt bench
 BIN := .venv/bin
 export PYTHON
 
 help: ## show these lines
-	@awk -F ':.*## ' '/^[a-z]+: .*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+: .*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 install: ## build the environment: uv, the packages of requirements.lock, Kafka's and Flink's jars
 	@sh scripts/install.sh
@@ -24,6 +24,9 @@ status: install  ## what runs, and whether it answers
 
 test: install  ## all tests, with the real servers
 	@$(BIN)/python -m pytest
+
+gpu-smoke: install  ## train on this machine's GPU, if it has one, and hold it to the CPU
+	@$(BIN)/python -m pytest -rs tests/models/test_gpu.py
 
 check: install  ## lint, format, types, import rules, spelling, compose file, generated code
 	$(BIN)/ruff check .

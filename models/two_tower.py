@@ -327,8 +327,9 @@ class Trainer:
 
 
 def pick_device() -> str:
-    """Use a GPU if there is one, and say so."""
+    """Use a GPU if there is one, and say which it is."""
     if not torch.cuda.is_available():
+        logger.info("training_on_cpu", reason="no GPU")
         return "cpu"
     logger.info("training_on_gpu", device=torch.cuda.get_device_name(0))
     return "cuda"

@@ -4,40 +4,17 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
 import torch
+from support.camps import two_camps
 
 from models.encoder import UserEncoder
 from models.evaluation.metrics import PAD
-from models.interactions import Dataset, assemble
+from models.interactions import Dataset
 from models.trips import recent_items, shopping_trips
 from models.two_tower import TowerConfig, Trainer, sampled_softmax
 
 SMALL = TowerConfig(dim=16, hidden=16, n_recent=4, trips_per_batch=32, negatives=40, passes=7, least_steps=0, seed=3)
-DAY_MS = 86_400_000
-
-
-def two_camps(n_users=20, n_trips=30, seed=0) -> Dataset:
-    """Even households buy items 0 to 9, odd ones 10 to 19, three a trip."""
-    generator = np.random.default_rng(seed)
-    rows = [
-        (f"u{user:02}", f"i{10 * (user % 2) + item:02}", day * DAY_MS + user)
-        for day in range(n_trips)
-        for user in range(n_users)
-        for item in generator.choice(10, 3, replace=False)
-    ]
-    items = pa.table(
-        {
-            "item_id": [f"i{n:02}" for n in range(22)],
-            "department": ["food"] * 22,
-            "category": ["even"] * 10 + ["odd"] * 10 + ["even", "odd"],
-            "brand": ["own", None] * 11,
-        }
-    )
-    users = pa.table({"user_id": ["u00", "u01", "elsewhere"], "age": [3, None, 1], "income": ["high", "low", "low"]})
-    return assemble(pd.DataFrame(rows, columns=["user_id", "item_id", "event_time"]), items, users)
 
 
 @pytest.fixture(scope="module")
