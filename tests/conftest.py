@@ -3,12 +3,13 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import prometheus_client  # noqa: F401  (before feast, which makes all registries of a process share their values)
 import pytest
 import redis
+from xdist.scheduler import LoadScopeScheduling
 
 from headwater.online.connect import Store, connect
 from headwater.runtime import kafka as kafka_server
@@ -17,6 +18,23 @@ from headwater.runtime import valkey as valkey_server
 from headwater.runtime.ports import free_port
 
 HOST = "127.0.0.1"
+ALONE = ("streaming", "examples", "benchmarks")
+"""Folders of which each file starts servers of its own."""
+
+
+class ByServers(LoadScopeScheduling):
+    """Tests that share servers go to one worker, in the order in which they were collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Name what a test shares servers with: its folder or, where files have their own, its file."""
+        file = PurePath(nodeid.partition("::")[0])
+        folder = file.parts[1]
+        return str(file) if folder in ALONE else folder
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServers:
+    config.option.loadscopereorder = False  # by the number of tests, which says little of how long they take
+    return ByServers(config, log)
 
 
 @pytest.fixture(scope="session")
