@@ -28,7 +28,8 @@ from batch.backfill import batch_rows
 from batch.events import Archive, archive_of, since_of
 from batch.folded import AGREES, IN_FLIGHT, LATE, UNEXPLAINED
 from batch.marked import marked_values
-from batch.point_in_time import PIECE, batch_values, column_name, floats
+from batch.point_in_time import column_name, floats
+from batch.ready_made import batch_values
 from batch.served import ROW, Layout, Served, ask_column, lay_out
 from headwater import assemble
 from headwater.plan import BatchView, FeaturePlan, OnDemandView, View
@@ -147,8 +148,7 @@ class _Answers:
                 self.held[name] = marked_values(self._archive(view), view, asked, self.fresh_ms, self.served.rows)
             elif isinstance(view, BatchView):
                 rows = batch_rows(self.spark, view).where(f"_event_time <= {self.served.last_ms}")
-                many = self.served.rows > PIECE
-                self.held[name] = batch_values(rows, view, asked, view.features, known=True, many=many)
+                self.held[name] = batch_values(rows, view, asked, view.features, known=True)
         return self.held[name]
 
     def _archive(self, view: View) -> Archive:

@@ -2,23 +2,27 @@
 
 What was imported (partition -1) and what the topic held below the cut from which on the stream folds a table
 (:mod:`headwater.online.cuts`) goes to the table's base slot. Its tiles are absolute: running the backfill again, or
-over a half-finished one, ends in the same bytes.
+over a half-finished one, ends in the same bytes. A run that was ended goes on after the buckets that it had written
+(:mod:`batch.progress`).
 
 An imported event that came over the topic too, at or behind the cut, is left out, since the stream folds it. Where an
 earlier run wrote it, before it came, its tile is written again without it, if need be empty.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from batch.arrow_shuffle import answered, buckets_for, collected, packed_rows
 from batch.events import Archive, archive_of, columns_of, group_codes, kernel_events, keys_of
+from batch.progress import Marks
 from batch.session import read_parquet
-from batch.tiles import Tiles, emptied, event_hashes, fold_tiles
+from batch.tiles import Tiles, emptied, fold_tiles
 from headwater.errors import DefinitionError, UnavailableError
 from headwater.log import get_logger
 from headwater.online.codec import BASE, encode_row, is_fixed
@@ -29,8 +33,7 @@ from headwater.plan import BatchView, FeaturePlan, OnDemandView, Table, View
 from headwater.settings import Settings, addresses
 from streaming.archive import archived_offsets
 
-BUCKETS = 8
-"""Parts of the key space that are folded one at a time in each worker."""
+COUNTED = pa.schema([("tiles", pa.int64())])
 STREAMED = "_streamed"
 """Column of events that are imported and on the topic too."""
 Batches = Iterator[pa.RecordBatch]
@@ -39,12 +42,13 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Backfilled:
-    """What was folded and, when materialized, written."""
+    """What was folded and, when materialized, written; ``holes`` are dates of a topic's archive without an event."""
 
     views: int
     tiles: int
     rows: int
     seconds: float
+    holes: dict[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ def backfill(
     url = addresses(settings).redis if materialize else None
     histories = _histories(spark, settings, plan, [view for view in chosen if isinstance(view, View)], url)
     some = any(history.archive.is_there for parts in histories.values() for history in parts)
+    holes = _holes(history.archive for parts in histories.values() for history in parts)
+    marks: list[Marks] = []
     tiles = rows = 0
     for view in chosen:
         if report:
@@ -93,7 +99,7 @@ def backfill(
         if isinstance(view, View):
             # a topic without history has no tiles, where another has some
             held = [history for history in histories[view.name] if history.archive.is_there or not some]
-            written = sum(_backfill_tables(history, view, url, plan.project) for history in held)
+            written = sum(_backfill_tables(history, view, url, plan.project, marks) for history in held)
             tiles += written
         elif isinstance(view, BatchView):
             written = materialize_batch(spark, view, now_ms, url, plan.project)
@@ -101,8 +107,19 @@ def backfill(
         else:
             continue
         log.info("backfilled", view=view.name, records=written, materialized=materialize)
+    for mark in marks:  # only now: a run that is ended before this goes on with the next view
+        mark.clear()
     stored = [view for view in chosen if not isinstance(view, OnDemandView)]
-    return Backfilled(len(stored), tiles, rows, round(time.monotonic() - begun, 3))
+    return Backfilled(len(stored), tiles, rows, round(time.monotonic() - begun, 3), holes)
+
+
+def _holes(archives: Iterable[Archive]) -> dict[str, list[str]]:
+    """Warn of dates of which an archive has nothing: no event happened, or its files are lost."""
+    holes = {archive.source.topic: archive.holes for archive in archives}
+    for topic, dates in holes.items():
+        if dates:
+            log.warning("archive_has_holes", topic=topic, dates=len(dates), first=dates[0], last=dates[-1])
+    return {topic: dates for topic, dates in holes.items() if dates}
 
 
 def _histories(
@@ -152,19 +169,22 @@ def _check_reached(settings: Settings, view: View, topic: str, below: Mapping[in
             )
 
 
-def _backfill_tables(history: History, view: View, url: str | None, project: str) -> int:
-    """Tiles folded; the buckets of the view's keys are spread over the workers."""
-    keys = keys_of(view)
+def _backfill_tables(history: History, view: View, url: str | None, project: str, marks: list[Marks]) -> int:
+    """Tiles folded; the buckets of the view's keys are spread over the workers, and what is written is marked."""
+    keys, buckets = keys_of(view), buckets_for(history.archive.count)
+    mark = Marks(url, project, history.tables, history.archive.fingerprint, buckets)
+    marks.append(mark)
+    done = mark.done()
     projected = _flagged(history.archive, view, False)
     if history.archive.straddles:
         projected = projected.unionByName(_flagged(replace(history.archive, streamed=True), view, True))
-    bucketed = projected.selectExpr("*", f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket")
-    write = _bucket_writer(view, history.tables, url, project)
-    tiles = bucketed.groupBy("_bucket").applyInArrow(write, "tiles long").groupBy().sum("tiles").first()[0]
+    packed, schema = packed_rows(projected, keys, buckets, without=frozenset(done))
+    folded = answered(packed, [schema], _bucket_writer(view, history.tables, url, project, mark))
+    tiles = sum(done.values()) + int(pc.sum(collected(folded, COUNTED)["tiles"]).as_py() or 0)
     if url is not None and history.archive.below:
         with connect(url) as client:
             mark_backfilled(client, project, [table.id for table in history.tables], history.archive.below)
-    return int(tiles or 0)
+    return tiles
 
 
 def _flagged(archive: Archive, view: View, streamed: bool) -> Any:
@@ -172,30 +192,31 @@ def _flagged(archive: Archive, view: View, streamed: bool) -> Any:
 
 
 def _bucket_writer(
-    view: View, tables: Sequence[Table], url: str | None, project: str
-) -> Callable[[pa.Table], pa.Table]:
-    def write(rows: pa.Table) -> pa.Table:
+    view: View, tables: Sequence[Table], url: str | None, project: str, mark: Marks
+) -> Callable[[int, list[pa.Table]], pa.Table]:
+    def write(bucket: int, sides: list[pa.Table]) -> pa.Table:
+        (rows,) = sides
         (group,) = group_codes([rows[name] for name in keys_of(view)])
         _, first = np.unique(group, return_index=True)
         names = [rows[name].take(pa.array(first)).to_pylist() for name in keys_of(view)]
         owners: list[Key] = list(zip(*names, strict=True))
-        streamed = rows[STREAMED].to_numpy()
+        streamed = np.asarray(rows[STREAMED])
         ours, theirs = (
             kernel_events(rows.filter(pa.array(mask)), group[mask], columns_of(view)).sorted()
             for mask in (~streamed, streamed)
         )
-        our_hashes, their_hashes = event_hashes(ours.event_id), event_hashes(theirs.event_id)
         writer = None if url is None else OnlineWriter(connect(url), project)
-        count = 0
+        counts = []
         for table in tables:
-            tiles = fold_tiles(table, ours, our_hashes)
-            withdrawn = emptied(table, fold_tiles(table, theirs, their_hashes), tiles)
-            count += len(tiles)
+            tiles = fold_tiles(table, ours)
+            withdrawn = emptied(table, fold_tiles(table, theirs), tiles)
+            counts.append(len(tiles))
             if writer is not None:
                 for (columns, payloads), group_part in (*_entity_batches(tiles), *_entity_batches(withdrawn)):
                     keys = [owners[code] for code in group_part]
                     writer.write_tiles(table, view.join_keys, keys, columns, payloads, replace=BASE)
-        return pa.table({"tiles": pa.array([count], pa.int64())})
+        mark.put(bucket, counts)
+        return pa.table([[sum(counts)]], schema=COUNTED)
 
     return write
 

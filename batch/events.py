@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 import sqlglot
 from numpy.typing import NDArray
 
-from headwater.archive_files import check_columns, live_files
+from headwater.archive_files import check_columns, live_files, rows_by_date
 from headwater.errors import DataError
 from headwater.events import MAX_ABS_VALUE
 from headwater.folds import Ints
@@ -68,6 +69,30 @@ class Archive:
     def is_there(self) -> bool:
         """Whether anything has been archived."""
         return bool(live_files(self.folder))
+
+    @property
+    def fingerprint(self) -> str:
+        """What a fold of it is a function of: its files, their sizes, and what is read of them."""
+        named = "".join(f"{path.parent.name}/{path.name} {path.stat().st_size}\n" for path in live_files(self.folder))
+        return sha256((named + self._wanted()).encode()).hexdigest()
+
+    @property
+    def count(self) -> int:
+        """Rows in its files, by their footers."""
+        return sum(self._rows_by_date.values())
+
+    @property
+    def holes(self) -> list[str]:
+        """Dates between the first and the last archived one of which nothing is there."""
+        held = [date for date, rows in self._rows_by_date.items() if rows]
+        if not held:
+            return []
+        between = np.arange(np.datetime64(min(held)), np.datetime64(max(held)))
+        return sorted({str(date) for date in between}.difference(held))
+
+    @cached_property
+    def _rows_by_date(self) -> dict[str, int]:
+        return rows_by_date(self.folder)
 
     @cached_property
     def events(self) -> Any:

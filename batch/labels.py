@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -79,7 +80,7 @@ def _number(given: ds.Dataset, keys: Collection[str], target: Path) -> Labels:
             if at.null_count:
                 row = rows + int(pc.index(at.is_null(), True).as_py())
                 raise DataError(f"labels: row {row} has no {EVENT_TIMESTAMP}. Fill it, or drop the row.")
-            numbers = pa.array(range(rows, rows + batch.num_rows), pa.int64())
+            numbers = pa.array(np.arange(rows, rows + batch.num_rows))
             entities = [batch.column(key).cast(pa.string()) for key in keys]
             kept = [column.cast(field.type, safe=False) for column, field in zip(batch.columns, passed, strict=True)]
             writer.write_batch(pa.record_batch([numbers, at, *entities, *kept], schema=schema))

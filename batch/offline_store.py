@@ -20,8 +20,8 @@ from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob,
 from feast.repo_config import FeastConfigBaseModel
 from numpy.typing import NDArray
 
-from batch.labels import AT, EVENT_TIMESTAMP, ROW, number_labels
-from batch.point_in_time import column_name, floats, join_views
+from batch.labels import AT, EVENT_TIMESTAMP, number_labels
+from batch.point_in_time import column_name, floats, joined_table
 from batch.session import read_parquet, spark_session
 from headwater import assemble
 from headwater.errors import DataError
@@ -173,7 +173,7 @@ def _historical(
     with tempfile.TemporaryDirectory() as folder:
         numbered = number_labels(labels, sorted(keys), Path(folder) / "labels.parquet", naive_is_utc=True)
         spark = spark_session(settings)
-        joined: pa.Table = join_views(spark, settings, plan, numbered, wanted, known).orderBy(ROW).toArrow()
+        joined = joined_table(spark, settings, plan, numbered, wanted, known)
     columns = {name: joined[name] for name in numbered.schema.names}
     computed: dict[str, Mapping[str, NDArray[Any]]] = {}
     for name, feature in refs:

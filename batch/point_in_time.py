@@ -6,10 +6,10 @@
     archive ──projection of a view──────►┤ kernel ──► (row, the view's values)  ─┐
     Parquet of a ready-made view ───────►┤ newest ──► (row, the row's values)  ──┤ join by row ──► a service's matrix
 
-Both sides of a view are cut into buckets by a hash of its join keys, and a bucket with many labels, as of a key that
-everybody has, into pieces that each get the bucket's events. The kernel answers one piece at a time, so what a worker
-holds is bounded by :data:`PIECE` labels and the events of the largest bucket. On-demand features and defaults are
-:mod:`headwater.assemble`'s, the same code as in serving.
+Both sides of a view are cut into buckets by a hash of its join keys (:mod:`batch.arrow_shuffle`), and the kernel
+answers one bucket at a time, its labels some at a time, so what a worker holds is bounded by the largest bucket's
+events. On-demand features and defaults are :mod:`headwater.assemble`'s,
+the same code as in serving.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,27 +17,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from batch.backfill import batch_rows, key_columns
-from batch.events import Archive, archive_of, columns_of, group_codes, kernel_events, keys_of, since_of
+from batch.arrow_shuffle import answered, buckets_for, codes_among, collected, packed_rows, rows_of
+from batch.events import Archive, archive_of, columns_of, kernel_events, keys_of, since_of
 from batch.labels import AT, ROW, Labels, entity_column
-from batch.rows import newest_rows
+from batch.ready_made import Answers, ready_made_answers
 from headwater import assemble
 from headwater.errors import DataError
 from headwater.folds import Ints
 from headwater.offline_fold import Values, fold_at
 from headwater.plan import BatchView, FeaturePlan, Service, View
 from headwater.settings import Settings
-from headwater.timeline import Queries
+from headwater.timeline import Events, Queries
 
 BUCKETS = 8
 PIECE = 100_000
-"""Labels, about, that the kernel answers at a time."""
+"""Labels that the kernel answers at a time; a key that everybody has may have more."""
 FEW = 50_000
 """Labels whose entities each worker can hold as a set."""
 NEWEST, FOUND = "_newest", "_found"
-_LIST_TYPES = {"string": "array<string>", "int": "array<bigint>", "fixed": "array<double>"}
 _ARROW_LISTS = {"string": pa.list_(pa.string()), "int": pa.list_(pa.int64()), "fixed": pa.list_(pa.float64())}
 
 
@@ -63,24 +63,56 @@ def join_views(
     known
         As known at the label's instant; otherwise as of it, late arrivals included.
     """
-    numbered = spark.read.parquet(str(labels.path))
-    joined = numbered
+    joined = spark.read.parquet(str(labels.path))
+    for values in _values(spark, settings, plan, labels, wanted, known):
+        rows = rows_of(values.packed, values.schema) if isinstance(values, Answers) else values
+        joined = joined.join(rows, ROW)
+    return joined
+
+
+def joined_table(
+    spark: Any,
+    settings: Settings,
+    plan: FeaturePlan,
+    labels: Labels,
+    wanted: Mapping[str, Collection[str]],
+    known: bool,
+) -> pa.Table:
+    """:func:`join_views` at the driver, in the labels' order: nothing is joined or sorted, as rows are numbered."""
+    joined = pq.read_table(labels.path)
+    for values in _values(spark, settings, plan, labels, wanted, known):
+        found = collected(values.packed, values.schema) if isinstance(values, Answers) else values.toArrow()
+        place = np.empty(labels.rows, np.int64)
+        place[found[ROW].to_numpy()] = np.arange(found.num_rows)
+        for name in found.column_names[1:]:
+            joined = joined.append_column(name, found[name].combine_chunks().take(pa.array(place)))
+    return joined
+
+
+def _values(
+    spark: Any,
+    settings: Settings,
+    plan: FeaturePlan,
+    labels: Labels,
+    wanted: Mapping[str, Collection[str]],
+    known: bool,
+) -> Iterator[Any]:
+    """A DataFrame a windowed view, and packed answers of ready-made ones: ``_row`` and ``<view>__<feature>``."""
+    views = [plan.view(name) for name in wanted]
     archives: dict[str, Archive] = {}
-    for name, features in wanted.items():
-        view = plan.view(name)
+    for view in views:
+        if not isinstance(view, View | BatchView):
+            raise DataError(
+                f"{view.name}: an on-demand view is computed from stored ones, not read. Ask for its inputs."
+            )
         if isinstance(view, View):
             if view.source not in archives:
                 archives[view.source] = archive_for(spark, settings, plan, view.source, wanted, labels)
-            questions, few, many = asked(numbered, view), labels.rows <= FEW, labels.rows > PIECE
-            values = view_values(archives[view.source], view, questions, features, known, few, many)
-        elif isinstance(view, BatchView):
-            rows = batch_rows(spark, view).where(f"_event_time <= {labels.last_ms}")
-            values = batch_values(rows, view, asked(numbered, view), features, known, many=labels.rows > PIECE)
-        else:
-            raise DataError(f"{name}: an on-demand view is computed from stored ones, not read. Ask for its inputs.")
-        renamed = values.selectExpr(ROW, *(f"`{feature}` AS `{column_name(name, feature)}`" for feature in features))
-        joined = joined.join(renamed, ROW)
-    return joined
+            questions, features = asked(spark.read.parquet(str(labels.path)), view), wanted[view.name]
+            values = view_values(archives[view.source], view, questions, features, known, few=labels.rows <= FEW)
+            yield values.selectExpr(ROW, *(f"`{name}` AS `{column_name(view.name, name)}`" for name in features))
+    ready = [view for view in views if isinstance(view, BatchView)]
+    yield from ready_made_answers(spark, labels, ready, wanted, known, column_name)
 
 
 def service_rows(
@@ -111,18 +143,11 @@ def asked(numbered: Any, view: View | BatchView) -> Any:
 
 
 def view_values(
-    archive: Archive,
-    view: View,
-    questions: Any,
-    features: Collection[str],
-    known: bool,
-    few: bool = False,
-    many: bool = False,
+    archive: Archive, view: View, questions: Any, features: Collection[str], known: bool, few: bool = False
 ) -> Any:
     """DataFrame of ``_row``, the features' values, ``_found`` and ``_newest``, one row a question.
 
-    Where the questions are ``few``, events of other entities are left out before anything is shuffled; where they are
-    ``many``, large buckets are answered in pieces.
+    Where the questions are ``few``, events of other entities are left out before anything is shuffled.
     """
     kinds = {aggregate.feature: aggregate for aggregate in view.aggregates}
     lists = any(kinds[name].is_list for name in features)
@@ -130,18 +155,13 @@ def view_values(
     if few:
         entities = questions.select(*keys_of(view)).distinct()
         projected = projected.join(entities.hint("broadcast"), keys_of(view), "left_semi")
-    typed = [f"`{name}` {_LIST_TYPES[kinds[name].kind] if kinds[name].is_list else 'double'}" for name in features]
-    schema = ", ".join([f"{ROW} bigint", *typed, f"{FOUND} boolean", f"{NEWEST} bigint"])
-    pairs = _paired(questions, projected, keys_of(view), many)
-    return pairs.applyInArrow(_view_bucket(view, tuple(features), known), schema)
-
-
-def batch_values(rows: Any, view: BatchView, questions: Any, features: Collection[str], known: bool, many: bool) -> Any:
-    """DataFrame of ``_row`` and the features' values in the newest of ``rows`` at each question's instant."""
-    types = {field.name: field.dataType.simpleString() for field in rows.schema.fields}
-    schema = ", ".join([f"{ROW} bigint", *(f"`{name}` {types[name]}" for name in features)])
-    pairs = _paired(questions, rows, key_columns(view), many)
-    return pairs.applyInArrow(_batch_bucket(view, tuple(features), known), schema)
+    buckets = buckets_for(archive.count)
+    asking, asked_schema = packed_rows(questions, keys_of(view), buckets, side=0)
+    events, event_schema = packed_rows(projected, keys_of(view), buckets, side=1)
+    typed = [(name, _ARROW_LISTS[kinds[name].kind] if kinds[name].is_list else pa.float64()) for name in features]
+    schema = pa.schema([(ROW, pa.int64()), *typed, (FOUND, pa.bool_()), (NEWEST, pa.int64())])
+    answer = _view_bucket(view, tuple(features), known, PIECE, schema)
+    return rows_of(answered(asking.unionAll(events), [asked_schema, event_schema], answer), schema)
 
 
 def archive_for(
@@ -159,47 +179,30 @@ def bucketed(rows: Any, keys: Collection[str]) -> Any:
     return rows.selectExpr("*", f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket").groupBy("_bucket")
 
 
-def _paired(questions: Any, held: Any, keys: list[str], many: bool) -> Any:
-    """Both sides by bucket of the keys and by piece: a question lies in one, what is ``held`` of its bucket in each."""
-    bucket = f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket"
-    left, right = questions.selectExpr("*", bucket), held.selectExpr("*", bucket)
-    counts = {row["_bucket"]: row["count"] for row in left.groupBy("_bucket").count().collect()} if many else {}
-    pieces = [-(-counts.get(number, 1) // PIECE) for number in range(BUCKETS)]
-    if max(pieces) == 1:
-        left, right = left.selectExpr("*", "0 AS _piece"), right.selectExpr("*", "0 AS _piece")
-    else:
-        of_bucket = f"element_at(array({', '.join(f'{count}L' for count in pieces)}), CAST(_bucket + 1 AS INT))"
-        left = left.selectExpr("*", f"pmod({ROW}, {of_bucket}) AS _piece")
-        right = right.selectExpr("*", f"explode(sequence(0L, {of_bucket} - 1L)) AS _piece")
-    return left.groupBy("_bucket", "_piece").cogroup(right.groupBy("_bucket", "_piece"))
+def _view_bucket(
+    view: View, features: tuple[str, ...], known: bool, piece: int, schema: pa.Schema
+) -> Callable[[int, list[pa.Table]], pa.Table]:
+    kinds = {aggregate.feature: aggregate.kind for aggregate in view.aggregates}
 
-
-def _view_bucket(view: View, features: tuple[str, ...], known: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    def fold(questions: pa.Table, events: pa.Table) -> pa.Table:
+    def fold(_: int, sides: list[pa.Table]) -> pa.Table:
+        questions, rows = sides
         keys = keys_of(view)
-        asked_of, event_of = group_codes([questions[key] for key in keys], [events[key] for key in keys])
+        asked_of, event_of = codes_among([questions[key] for key in keys], [rows[key] for key in keys])
+        held = np.flatnonzero(event_of >= 0)
+        events = kernel_events(rows, event_of, columns_of(view, features)).take(held).sorted()
+        return pa.concat_tables([
+            answer(questions.slice(first, piece), asked_of[first : first + piece], events)
+            for first in range(0, len(questions), piece)
+        ] or [schema.empty_table()])  # fmt: skip
+
+    def answer(questions: pa.Table, asked_of: Ints, events: Events) -> pa.Table:
         queries, place = _distinct(asked_of, questions[AT].to_numpy())
-        rows = np.flatnonzero(event_of >= 0)
-        kernel = kernel_events(events, event_of, columns_of(view, features)).take(rows)
-        folded = fold_at(view, kernel, queries, known, features)
-        kinds = {aggregate.feature: aggregate.kind for aggregate in view.aggregates}
-        values = {name: _arrow(folded.values[name], kinds[name], place) for name in features}
+        folded = fold_at(view, events, queries, known, features)
+        values = [_arrow(folded.values[name], kinds[name], place) for name in features]
         found, newest = pa.array(folded.found[place]), pa.array(folded.newest[place])
-        return pa.table({ROW: questions[ROW], **values, FOUND: found, NEWEST: newest})
+        return pa.table([questions[ROW], *values, found, newest], schema=schema)
 
     return fold
-
-
-def _batch_bucket(view: BatchView, features: tuple[str, ...], known: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    def pick(questions: pa.Table, rows: pa.Table) -> pa.Table:
-        keys = key_columns(view)
-        asked_of, row_of = group_codes([questions[key] for key in keys], [rows[key] for key in keys])
-        queries = Queries(asked_of, questions[AT].to_numpy())
-        chosen = newest_rows(view, rows, row_of, queries, known)
-        index = pa.array(chosen, mask=chosen < 0)
-        return pa.table({ROW: questions[ROW], **{name: rows[name].take(index) for name in features}})
-
-    return pick
 
 
 def _distinct(group: Ints, at: Ints) -> tuple[Queries, NDArray[np.intp]]:

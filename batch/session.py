@@ -30,16 +30,8 @@ def spark_session(settings: Settings) -> Any:
     ResourceError
         Java is too new for Spark.
     """
-    scratch = (settings.state_dir / "spark").resolve()
-    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    os.environ["SPARK_LOCAL_IP"] = settings.host
-    java = find_java()
-    if java.version > NEWEST_JAVA:
-        raise ResourceError(
-            f"java: {java.home} is version {java.version}, and Spark runs on 17 to {NEWEST_JAVA}. "
-            "Point JAVA_HOME at one of those."
-        )
-    os.environ["JAVA_HOME"] = str(_java_home(java.binary, scratch))
+    scratch = scratch_of(settings)
+    java = prepare_java(settings)
     from pyspark.sql import SparkSession
 
     logging = files("batch") / "log4j2.properties"
@@ -61,6 +53,7 @@ def spark_session(settings: Settings) -> Any:
         "spark.sql.join.preferSortMergeJoin": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.execution.arrow.maxRecordsPerBatch": 100_000,
+        "spark.sql.execution.arrow.maxBytesPerBatch": 256 << 20,  # a column of packed tables has 2 GiB at most
         "spark.sql.legacy.parquet.nanosAsLong": "true",  # what pandas writes; read_parquet makes instants of them
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     }.items():
@@ -68,6 +61,25 @@ def spark_session(settings: Settings) -> Any:
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     return session
+
+
+def scratch_of(settings: Settings) -> Path:
+    """Where Spark spills."""
+    return (settings.state_dir / "spark").resolve()
+
+
+def prepare_java(settings: Settings) -> Java:
+    """Set what this process's Spark starts with: its Java, its Python, its address."""
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    os.environ["SPARK_LOCAL_IP"] = settings.host
+    java = find_java()
+    if java.version > NEWEST_JAVA:
+        raise ResourceError(
+            f"java: {java.home} is version {java.version}, and Spark runs on 17 to {NEWEST_JAVA}. "
+            "Point JAVA_HOME at one of those."
+        )
+    os.environ["JAVA_HOME"] = str(_java_home(java.binary, scratch_of(settings)))
+    return java
 
 
 def read_parquet(spark: Any, path: str) -> Any:

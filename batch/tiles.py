@@ -1,13 +1,13 @@
 """Tiles of a history, in numpy: what the backfill writes under the stream's."""
 
 from dataclasses import dataclass
-from hashlib import md5
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from batch.md5 import first_48_bits
 from headwater import folds
 from headwater.folds import Ints
 from headwater.online import codec
@@ -29,12 +29,10 @@ class Tiles:
 
 def event_hashes(event_id: pa.Array) -> NDArray[np.uint64]:
     """:func:`headwater.events.event_hash` of each id, uint64 (n,)."""
-    raw = b"".join(md5(name.encode(), usedforsecurity=False).digest()[:6] for name in event_id.to_pylist())
-    bytes_ = np.frombuffer(raw, np.uint8).reshape(-1, 6).astype(np.uint64)
-    return bytes_ @ (np.uint64(256) ** np.arange(5, -1, -1, dtype=np.uint64))
+    return first_48_bits(event_id)
 
 
-def fold_tiles(table: Table, events: Events, hashes: NDArray[np.uint64], slot: int = codec.BASE) -> Tiles:
+def fold_tiles(table: Table, events: Events, slot: int = codec.BASE) -> Tiles:
     """Fold sorted events into the tiles a reader can still reach: ``table.keep`` behind each group's newest.
 
     Parameters
@@ -48,7 +46,7 @@ def fold_tiles(table: Table, events: Events, hashes: NDArray[np.uint64], slot: i
         first = starts(events.group)
         newest = np.repeat(np.maximum.reduceat(tile, first), np.diff(np.r_[first, len(tile)]))
         kept = np.flatnonzero(tile >= newest - table.keep)
-        events, hashes, tile = events.take(kept), hashes[kept], tile[kept]
+        events, tile = (events, tile) if len(kept) == len(events) else (events.take(kept), tile[kept])
     first = starts(events.group, tile)
     counts = np.diff(np.r_[first, len(tile)])
     columns: dict[str, NDArray[Any]] = {
@@ -57,7 +55,7 @@ def fold_tiles(table: Table, events: Events, hashes: NDArray[np.uint64], slot: i
         "count": counts,
         "newest": events.event_time[first + counts - 1],
         "ingest": _reduce(np.maximum, events.ingest_time, first),
-        "hash": _reduce(np.add, hashes, first),
+        "hash": _reduce(np.add, event_hashes(events.event_id), first),
     }
     for partial in table.partials:
         columns |= _partial(partial, events.columns[partial.column or ""], first)

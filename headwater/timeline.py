@@ -68,10 +68,16 @@ class Events:
         return len(self.group)
 
     def sorted(self) -> "Events":
-        """In the total order of each group: event time, then event id."""
-        keys = pa.table({"group": self.group, "time": self.event_time, "id": self.event_id})
-        order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
-        return self.take(order.to_numpy().astype(np.int64))
+        """In the total order of each group: event time, then event id, which is looked at only where times meet."""
+        order = np.lexsort((self.event_time, self.group))
+        same = ~np.any([np.diff(values[order]) for values in (self.group, self.event_time)], axis=0)
+        tied = np.flatnonzero(np.r_[same, False] | np.r_[False, same]) if same.any() else np.empty(0, np.int64)
+        if len(tied):
+            run = np.cumsum(~np.r_[False, same])[tied]
+            keys = pa.table({"run": run, "id": self.event_id.take(pa.array(order[tied]))})
+            settled = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
+            order[tied] = order[tied][settled.to_numpy().astype(np.int64)]
+        return self.take(order)
 
     def take(self, rows: Ints) -> "Events":
         """Return these rows, in this order."""

@@ -1,5 +1,11 @@
 """Base tiles under live ones in a real Valkey, read back and compared with Spark."""
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +18,11 @@ import redis
 from support.archives import START, Stored, draw, plan_with, rows_of, user_and_pair_views, write
 from support.tiles import tile_columns
 
+from batch.arrow_shuffle import buckets_for, key_hashes
 from batch.backfill import backfill
+from batch.events import archive_of
 from batch.parity import compare
+from batch.progress import Marks
 from benchmarks.oracle import fold
 from headwater.clock import ManualClock
 from headwater.errors import DataError, UnavailableError
@@ -241,3 +250,87 @@ def test_a_topic_without_history_has_no_tiles_beside_one_that_has(
     assert done.tiles == backfill(spark, settings, plan_with(user), now_ms=START, materialize=False).tiles > 0
     with pytest.raises(DataError, match="orders: no archived events"):
         backfill(spark, settings, both, now_ms=START, views=["by_pair"], materialize=False)
+
+
+def test_a_run_that_was_ended_goes_on_after_the_buckets_it_had_written(
+    spark: Any, valkey: str, valkey_client: redis.Redis, history: tuple[Settings, list[Stored], list[Stored]]
+) -> None:
+    """It leaves those alone, forgets at its end that they were done, and of other events nothing counts as done."""
+    settings = history[0].model_copy(update={"redis": valkey})
+    (view, _) = user_and_pair_views()
+    plan = plan_with(view)
+    whole = backfill(spark, settings, plan, now_ms=START)
+    before = _everything(valkey_client)
+    archive = archive_of(spark, settings, plan, "events", below={})
+    buckets = buckets_for(archive.count)
+    users = sorted({key.decode().rpartition("=")[2] for key in before})
+    bucket_of = dict(zip(users, (key_hashes([pa.chunked_array([users])]) % np.uint64(buckets)).tolist(), strict=True))
+    first = bucket_of[users[0]]
+
+    for events, left_alone in ((archive.fingerprint, {first}), ("other events", set())):
+        for key in valkey_client.keys(project_prefix(plan.project) + b"*"):
+            valkey_client.delete(key)
+        Marks(valkey, plan.project, view.tables, events, buckets).put(first, [0] * len(view.tables))
+        done = backfill(spark, settings, plan, now_ms=START)
+        written = {key.decode().rpartition("=")[2] for key in _everything(valkey_client)}
+        assert written == {user for user in users if bucket_of[user] not in left_alone}
+        assert (done.tiles < whole.tiles) == bool(left_alone)
+        assert not valkey_client.exists(project_prefix(plan.project) + b"backfill")
+    assert backfill(spark, settings, plan, now_ms=START).tiles == whole.tiles
+    assert _everything(valkey_client) == before
+
+
+def test_dates_of_which_nothing_is_archived_are_told(
+    spark: Any, history: tuple[Settings, list[Stored], list[Stored]]
+) -> None:
+    settings, _, _ = history
+    (view, _) = user_and_pair_views()
+    dates = sorted(folder.name for folder in settings.events_dir.glob("date=*"))
+    assert backfill(spark, settings, plan_with(view), now_ms=START, materialize=False).holes == {}
+    shutil.rmtree(settings.events_dir / dates[1])
+    done = backfill(spark, settings, plan_with(view), now_ms=START, materialize=False)
+    assert done.holes == {"events": [dates[1].removeprefix("date=")]}
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from support.archives import START, plan_with, user_and_pair_views
+from batch.backfill import backfill
+from batch.session import spark_session
+from headwater.settings import Settings
+
+settings = Settings(state_dir=Path(sys.argv[1]), redis=sys.argv[2], spark_heap_mb=1024)
+backfill(spark_session(settings), settings, plan_with(user_and_pair_views()[1]), now_ms=START)
+"""
+
+
+def test_after_a_kill_the_next_run_writes_what_is_missing(
+    spark: Any, valkey: str, valkey_client: redis.Redis, tmp_path: Path
+) -> None:
+    """A process that is killed after its first bucket leaves marks of some, and the next run ends in the same bytes."""
+    write(draw(20_000, users=400, late=False), Settings(state_dir=tmp_path).events_dir)
+    settings = Settings(state_dir=tmp_path, redis=valkey)
+    plan = plan_with(user_and_pair_views()[1])
+    whole = backfill(spark, settings, plan, now_ms=START)
+    before = _everything(valkey_client)
+    valkey_client.flushall()
+
+    marks = project_prefix(plan.project) + b"backfill"
+    folder = Path(__file__).parents[1]
+    killed = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path), valkey], start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder.parent), str(folder)])},
+    )  # fmt: skip
+    try:
+        while not valkey_client.hlen(marks):
+            assert killed.poll() is None
+            time.sleep(0.01)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    tables = len(plan.views[0].tables)
+    assert tables <= valkey_client.hlen(marks) < 4 * tables
+    assert backfill(spark, settings, plan, now_ms=START).tiles == whole.tiles
+    assert _everything(valkey_client) == before
+    assert not valkey_client.exists(marks)

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.kernel import USERS, as_events, streams
 from support.tiles import tile_columns
 from support.views import every_function
@@ -19,7 +20,7 @@ def test_backfilled_tiles_equal_the_naive_ones(stream: list[Row]) -> None:
     """Head, partials and payloads, for every kind of table; only tiles out of a reader's reach are left out."""
     events = as_events(stream).sorted()
     for table in every_function().tables:
-        made = fold_tiles(table, events, event_hashes(events.event_id))
+        made = fold_tiles(table, events)
         keys = [(USERS[code],) for code in made.group]
         records = _records(table, keys, made.columns, made.payloads)
         expected = _records(table, *tile_columns(table, stream, codec.BASE)) if stream else {}
@@ -35,7 +36,7 @@ def test_what_is_withdrawn_leaves_tiles_that_hold_nothing(stream: list[Row], spl
     """One for each place that was written and is not any more, of every kind of table, from no events on."""
     theirs, ours = as_events(stream).sorted(), as_events(split).sorted()
     for table in every_function().tables:
-        gone, kept = (fold_tiles(table, events, event_hashes(events.event_id)) for events in (theirs, ours))
+        gone, kept = (fold_tiles(table, events) for events in (theirs, ours))
         empty = emptied(table, gone, kept)
         places = [list(zip(one.group, one.columns["tile"], strict=True)) for one in (gone, kept, empty)]
         assert set(places[2]) == set(places[0]) - set(places[1])
@@ -49,9 +50,15 @@ def test_what_is_withdrawn_leaves_tiles_that_hold_nothing(stream: list[Row], spl
 
 
 def test_hashes_are_those_of_the_stream() -> None:
-    names = ["", "cj-1", "Käse", "x" * 300]
+    names = ["", "cj-1", "Käse", "x" * 300, *("y" * length for length in range(50, 70))]
     assert event_hashes(pa.array(names)).tolist() == [event_hash(name) for name in names]
+    assert event_hashes(pa.array(names).slice(1, 7)).tolist() == [event_hash(name) for name in names[1:8]]
     assert event_hashes(pa.array([], pa.string())).dtype == np.uint64
+
+
+@given(names=st.lists(st.text(max_size=70), max_size=30))
+def test_hashes_of_many_texts_are_those_of_each(names: list[str]) -> None:
+    assert event_hashes(pa.array(names, pa.string())).tolist() == [event_hash(name) for name in names]
 
 
 def _records(table, keys, columns, payloads):
