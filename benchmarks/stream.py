@@ -6,6 +6,7 @@ all compilers and workers warm, to its last event. The end of what writes is rea
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,8 +138,9 @@ def _cpu_s(started: process.Process, client: "redis.Redis") -> dict[str, float]:
     leader = psutil.Process(started.pid)
     used = dict.fromkeys(_GROUPS, 0.0)
     for member in (leader, *leader.children(recursive=True)):
-        times = member.cpu_times()
-        used["JVM" if member.name() == "java" else "Python"] += times.user + times.system
+        with suppress(psutil.NoSuchProcess):  # a shell around a worker, which has ended since
+            times = member.cpu_times()
+            used["JVM" if member.name() == "java" else "Python"] += times.user + times.system
     server = client.info("cpu")
     used["store"] = float(server["used_cpu_user"]) + float(server["used_cpu_sys"])  # type: ignore[index]
     return used
