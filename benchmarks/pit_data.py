@@ -34,13 +34,16 @@ class Source:
 TIMED = tuple(Source(f"view{at}", ("user_id",), {f"amount{at}": "Float64", f"visits{at}": "Int64"}) for at in range(3))
 
 
-def draw(folder: Path, labels: int, rows: int, seed: int = 7) -> None:
-    """Write ``labels.parquet`` and three views, in order of time; no user has two rows of a view at one instant."""
+def draw(folder: Path, labels: int, rows: int, hot: float = 0.0, seed: int = 7) -> None:
+    """Write ``labels.parquet`` and three views, in order of time; no user has two rows of a view at one instant.
+
+    User 0 has a share ``hot`` of the labels and of each view's rows beside what all have.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     users = max(2, rows // ROWS_A_USER)
     for source in TIMED:
-        user, time = _distinct_instants(rng, users, rows)
+        user, time = _distinct_instants(rng, users, rows, hot)
         amount, visits = source.features
         pq.write_table(
             pa.table({
@@ -50,15 +53,21 @@ def draw(folder: Path, labels: int, rows: int, seed: int = 7) -> None:
         )  # fmt: skip
     at = np.sort(START + rng.integers(DAY_MS, DAYS * DAY_MS, labels))
     strangers = users // 50 + 1
-    asked = {"user_id": rng.integers(0, users + strangers, labels), "label": np.arange(labels)}
+    asked = {"user_id": _heated(rng, rng.integers(0, users + strangers, labels), hot), "label": np.arange(labels)}
     pq.write_table(
         pa.table({**asked, "event_timestamp": pa.array(at, pa.timestamp("ms", "UTC"))}), folder / "labels.parquet"
     )
 
 
-def _distinct_instants(rng: np.random.Generator, users: int, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _heated(rng: np.random.Generator, users: NDArray[np.int64], hot: float) -> NDArray[np.int64]:
+    return np.where(rng.random(len(users)) < hot, 0, users) if hot else users
+
+
+def _distinct_instants(
+    rng: np.random.Generator, users: int, rows: int, hot: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     span = DAYS * DAY_MS
-    place = np.unique(rng.integers(0, users, rows) * span + rng.integers(0, span, rows))
+    place = np.unique(_heated(rng, rng.integers(0, users, rows), hot) * span + rng.integers(0, span, rows))
     user, time = place // span, START + place % span
     order = np.argsort(time, kind="stable")
     return user[order], time[order]

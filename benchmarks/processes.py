@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
@@ -16,14 +17,20 @@ import psutil
 from headwater.errors import UnavailableError
 
 MARK = "@"
+LOOK_S = 0.5
+"""Between two looks at the memory of a subject that has not answered yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """CPU seconds of the whole process group and seconds by the clock; ``told`` is None where time ran out."""
+    """CPU seconds and resident MiB at the most of the whole process group, and seconds by the clock.
+
+    ``told`` is None where time ran out.
+    """
 
     cpu_s: float
     wall_s: float
+    peak_mb: float
     told: Mapping[str, Any] | None
 
 
@@ -43,7 +50,7 @@ class Subject:
         if told is None:
             self.end()
             raise UnavailableError(f"bench: {module} {' '.join(arguments)} did not start within 300 s.")
-        self.start = Done(self.cpu_s(), time.monotonic() - began, told)
+        self.start = Done(self.cpu_s(), time.monotonic() - began, self._resident_mb(), told)
 
     def ask(self, question: Mapping[str, Any], limit_s: float) -> Done:
         """Send a question and wait for its answer; past the limit the subject is ended."""
@@ -51,8 +58,10 @@ class Subject:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
-        told = self._answer(limit_s)
-        done = Done(self.cpu_s() - before, time.monotonic() - began, told)
+        peak_mb, until = 0.0, began + limit_s
+        while (told := self._answer(LOOK_S)) is None and time.monotonic() < until:
+            peak_mb = max(peak_mb, self._resident_mb())
+        done = Done(self.cpu_s() - before, time.monotonic() - began, max(peak_mb, self._resident_mb()), told)
         if told is None:
             self.end()
         return done
@@ -67,6 +76,13 @@ class Subject:
                 continue
             total += times.user + times.system + times.children_user + times.children_system
         return total
+
+    def _resident_mb(self) -> float:
+        total = 0
+        for one in self._group():
+            with suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss
+        return total / 2**20
 
     def end(self) -> None:
         """End the process and all its children."""
