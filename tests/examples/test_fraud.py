@@ -27,6 +27,7 @@ from headwater.plan import DAY_MS, HOUR_MS, FeaturePlan, View
 from headwater.registry.manifest import load_plan
 from headwater.runtime import kafka as kafka_server
 from headwater.runtime.parts import topics_of
+from headwater.runtime.ports import free_port
 from headwater.settings import Settings, get_settings
 from streaming.archive import catch_up
 
@@ -66,7 +67,10 @@ def fraud(tmp_path_factory: pytest.TempPathFactory, kafka: str, valkey: str) -> 
     folder = tmp_path_factory.mktemp("fraud")
     repo = folder / "repo"
     shutil.copytree(EXAMPLE, repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
-    settings = Settings(state_dir=folder / "state", repo=repo, kafka=kafka, redis=valkey, flink_heap_mb=700)
+    settings = Settings(
+        state_dir=folder / "state", repo=repo, kafka=kafka, redis=valkey, flink_heap_mb=700,
+        stream_metrics_port=free_port(),
+    )  # fmt: skip
     feast = [str(Path(sys.executable).with_name("feast")), "-c", str(repo), "apply"]
     applied = subprocess.run(feast, capture_output=True, text=True, env=_shell(settings), check=False)
     assert applied.returncode == 0, applied.stdout + applied.stderr
