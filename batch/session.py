@@ -63,6 +63,15 @@ def spark_session(settings: Settings) -> Any:
     return session
 
 
+def end_session() -> None:
+    """End this process's session, if it has one, before the folder that it spills to is removed."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    if session is not None:
+        session.stop()
+
+
 def scratch_of(settings: Settings) -> Path:
     """Where Spark spills."""
     return (settings.state_dir / "spark").resolve()

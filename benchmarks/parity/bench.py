@@ -12,8 +12,10 @@ cells of the entity at that instant count as different. Numbers are equal when t
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
+from batch.session import end_session
 from benchmarks.parity import offline, online
 from benchmarks.parity.cells import Tally
 from benchmarks.parity.rounds import drawn_round, send
@@ -37,7 +39,8 @@ def measure(
     rounds = math.ceil(cells / ROUND_CELLS)
     tallies: dict[str, Tally] = {}
     events = 0
-    with servers() as settings:
+    with servers() as settings, ExitStack() as ended:
+        ended.callback(end_session)
         for number in range(rounds):
             one = drawn_round(number, seed, math.ceil(cells / rounds), settings)
             events += sum(map(len, one.streams.values()))
