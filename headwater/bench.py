@@ -219,7 +219,8 @@ def _note(page: Path, report: Mapping[str, Any]) -> None:
     rows += ["| " + " | ".join(_cells(row)) + " |" for row in report["measures"]]
     load = ", ".join(str(one) for one in report["load_average"])
     begin, end = f"<!-- bench {report['bench']} -->", f"<!-- end {report['bench']} -->"
-    told = f"`headwater bench {report['bench']} --json`, {report['cpu']}, load {load}, {report['seconds']} s\n"
+    size = "" if report["options"]["size"] == 1 else f" --size {report['options']['size']:g}"
+    told = f"`headwater bench {report['bench']}{size} --json`, {report['cpu']}, load {load}, {report['seconds']} s\n"
     block = "\n".join([begin, told, *rows, end])
     text = page.read_text() if page.is_file() else "# Performance\n"
     before, _, rest = text.partition(begin)

@@ -1,6 +1,6 @@
 """Merge tiles into windows at one instant per entity."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,9 @@ class Blobs:
 
     @classmethod
     def of(cls, blobs: Sequence[bytes | None]) -> "Blobs":
-        sizes = np.array([0 if blob is None else len(blob) for blob in blobs], np.int64)
-        return cls(blobs, b"".join([blob for blob in blobs if blob is not None]), np.cumsum(sizes) - sizes, sizes)
+        held: Sequence[bytes] = [b"" if blob is None else blob for blob in blobs]
+        sizes = np.fromiter(map(len, held), np.int64, len(held))
+        return cls(blobs, b"".join(held), np.cumsum(sizes) - sizes, sizes)
 
     def at(self, dtype: Any, places: Ints) -> NDArray[Any]:
         """What begins at any places of the bytes."""
@@ -63,8 +64,8 @@ class Marks:
 
 def merge_table(
     table: Table, aggregates: Sequence[Aggregate], blobs: Blobs, at: Ints, found: NDArray[np.bool_]
-) -> tuple[Mapping[str, Floats | list[list[Any] | None]], Marks]:
-    """Values of a table's features, NaN or ``None`` where not found, and the marks of what they were made from.
+) -> tuple[Mapping[str, Floats | list[list[Any] | None]], Callable[[], Marks]]:
+    """Values of a table's features, NaN or ``None`` where not found, and what tells the marks of what made them.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def merge_table(
         return _fixed(table, aggregates, blobs, at, found)
     tiles = [_readable(table, blob, int(instant)) for blob, instant in zip(blobs.each, at, strict=True)]
     values = {aggregate.feature: _lists(table, aggregate, tiles, at, found) for aggregate in aggregates}
-    return values, _marks_of_lists(tiles)
+    return values, lambda: _marks_of_lists(tiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,10 @@ class _Records:
         counts = np.maximum(blobs.sizes - head, 0) // dtype.itemsize
         starts = _running(counts)
         owner = np.repeat(np.arange(len(counts)), counts)
-        places = np.arange(len(owner)) * dtype.itemsize + (blobs.starts + head - starts[:-1] * dtype.itemsize)[owner]
+        first = blobs.starts + head - starts[:-1] * dtype.itemsize
+        places = np.arange(len(owner)) * dtype.itemsize + np.repeat(first, counts)
         values = blobs.at(f"V{dtype.itemsize}", places).view(dtype)
-        now = 0 if table.hop_ms is None else (at // table.hop_ms)[owner]
+        now = 0 if table.hop_ms is None else np.repeat(at // table.hop_ms, counts)
         age = now - values["tile"]
         youngest, oldest = (int(age.min()), int(age.max())) if len(age) else (0, 0)
         span = oldest - youngest + 1
@@ -154,7 +156,7 @@ def _running(values: NDArray[Any]) -> Ints:
 
 def _fixed(
     table: Table, aggregates: Sequence[Aggregate], blobs: Blobs, at: Ints, found: NDArray[np.bool_]
-) -> tuple[dict[str, Floats], Marks]:
+) -> tuple[dict[str, Floats], Callable[[], Marks]]:
     records = _Records.of(table, blobs, at)
     windows: dict[int | None, Ints] = {None: records.starts[1:]}
     out = {}
@@ -169,11 +171,11 @@ def _fixed(
         else:
             values = folds.finish(aggregate, _merged(table, aggregate, records, windows[aggregate.window_ms]))
         out[aggregate.feature] = np.where(found, values, np.nan)
-    longest = None if table.hop_ms is None else table.keep * table.hop_ms
-    return out, _marks(records, windows[longest] if longest in windows else records.ends(table.keep))
+    return out, lambda: _marks(table, records)
 
 
-def _marks(records: _Records, ends: Ints) -> Marks:
+def _marks(table: Table, records: _Records) -> Marks:
+    ends = records.starts[1:] if table.hop_ms is None else records.ends(table.keep)
     edges = records.edges(ends)
     ingest = records.folded(np.maximum, -1, records.values["ingest"], edges)
     hashes = records.folded(np.add, 0, records.values["hash"].view(np.int64), edges)  # wraps as the unsigned sum does

@@ -1,6 +1,6 @@
 """Read now, and only now: tiles merged at read, one round trip, decoded with numpy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ class ViewRead:
 
     ``values``: feature to float64 (n,), NaN where not found or null, or to a list per entity. ``found`` (n,): an event
     in [at - ttl, at). ``at`` (n,): the instant read. ``newest`` (n,): newest folded event, -1 where none. ``keys``: the
-    entities. ``marks``: what was folded into each table of a windowed view, by the table's id.
+    entities. ``tell_marks``: by the id of each table of a windowed view, what tells its marks.
     """
 
     values: Mapping[str, Values]
@@ -36,7 +36,12 @@ class ViewRead:
     at: Ints
     newest: Ints
     keys: Sequence[Key] = field(default=(), repr=False)
-    marks: Mapping[str, merge.Marks] = field(default_factory=dict, repr=False)
+    tell_marks: Mapping[str, Callable[[], merge.Marks]] = field(default_factory=dict, repr=False)
+
+    @property
+    def marks(self) -> dict[str, merge.Marks]:
+        """What was folded into each table, by its id; computed when asked for, as only what is logged needs it."""
+        return {table: tell() for table, tell in self.tell_marks.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +200,7 @@ class OnlineReader:
         found = newest >= (0 if view.ttl_ms == 0 else instants - view.ttl_ms)
         found &= newest >= 0
         values: dict[str, Values] = {}
-        marks: dict[str, merge.Marks] = {}
+        marks: dict[str, Callable[[], merge.Marks]] = {}
         for table, blobs in tables:
             wanted = [aggregate for aggregate in view.aggregates if aggregate.table == table.id]
             merged, marks[table.id] = merge.merge_table(table, wanted, blobs, instants, found)

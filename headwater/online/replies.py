@@ -23,7 +23,7 @@ Column = list[bytes | None] | NDArray[np.void]
 """One field's values of many entities, ``None`` where there is none; an array where all have one length."""
 FEWEST = 32
 """Below this many replies hiredis is quicker than numpy."""
-_CHUNK = 1 << 16
+_CHUNK = 1 << 15
 _INCOMPLETE = object()
 
 
@@ -103,7 +103,19 @@ class Replies:
 
     def take(self, n: int) -> list[Any]:
         """n replies of any kind."""
-        return [self._next() for _ in range(n)]
+        if self._reader is None:
+            self._reader = hiredis.Reader(replyError=ClusterParser.parse_error, notEnoughData=_INCOMPLETE)
+            self._reader.feed(self._ahead)
+        reader = self._reader
+        found: list[Any] = []
+        while len(found) < n:
+            if (reply := reader.gets()) is _INCOMPLETE:
+                reader.feed(self._receive())
+                continue
+            if isinstance(reply, Exception):
+                self.error = self.error or reply
+            found.append(reply)
+        return found
 
     def _alike(self, n: int, width: int) -> list[Column] | None:
         received = self._ahead or self._receive()
@@ -123,17 +135,7 @@ class Replies:
         return None
 
     def _mixed(self, n: int, width: int) -> list[Column]:
-        return by_field((self._next() for _ in range(n)), width)
-
-    def _next(self) -> Any:
-        if self._reader is None:
-            self._reader = hiredis.Reader(replyError=ClusterParser.parse_error, notEnoughData=_INCOMPLETE)
-            self._reader.feed(self._ahead)
-        while (reply := self._reader.gets()) is _INCOMPLETE:
-            self._reader.feed(self._receive())
-        if isinstance(reply, Exception):
-            self.error = self.error or reply
-        return reply
+        return by_field(self.take(n), width)
 
     def _receive(self) -> bytes:
         received = self._source.recv(_CHUNK)
