@@ -49,7 +49,7 @@ FAILURES, HEALTHY_AGAIN_S = 10, 60
 ROCKSDB_MB = 256
 """Of native memory for RocksDB's caches and write buffers and for Python, beside the heap; shared by the slots."""
 YOUNG_SHARE = 3
-"""A third of the heap is for what is young, from the start: left to grow, it is collected so often that much is kept."""
+"""One part in so many of the heap is for what is young, from the start: left to grow, it is collected too often."""
 LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
