@@ -1,17 +1,20 @@
 """Loopback ports: which are free, and who has the others."""
 
+import random
 import socket
 from contextlib import suppress
 
 import psutil
 
+_FIRST, _END = 10_000, 32_768
+"""Below what systems lend to clients: a server that is started again must find its port, and no client on it."""
+_DRAW = random.SystemRandom()
+
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Return a port that nobody listens on just now, and that no client is given meanwhile."""
+    drawn = iter(lambda: _DRAW.randrange(_FIRST, _END), None)
+    return next(port for port in drawn if not is_taken(host, port))
 
 
 def is_taken(host: str, port: int) -> bool:

@@ -81,7 +81,7 @@ def test_a_job_that_runs_there_already_is_not_submitted_again(platform: Clustere
 
 def test_a_task_manager_is_killed_in_the_middle(platform: Clustered, first: Sent) -> None:
     """Another that joins takes its slot, and the job goes on from its checkpoint by itself."""
-    sent, before = draw("second", 20_000), platform.writes()
+    sent, before = draw("second", 10_000), platform.writes()
     platform.send(sent)
     platform.in_the_middle(before, 200)
     platform.flink.kill_task_manager()

@@ -47,21 +47,6 @@ def expect_no_restart(platform, restarts):
     assert after["restarts"] == restarts, after["last_failure"]
 
 
-def test_the_flink_jvm_is_killed(platform):
-    """Its part ends and is named with its last lines; started again, it goes on from its checkpoint."""
-    sent = sent_and_begun(platform, "jvm")
-    orphans = platform.workers()
-    platform.jvm().kill()
-    until(lambda: not platform.part("stream").ready)
-    until(lambda: platform.part("stream").last_log)
-    assert "the JVM has ended" in platform.part("stream").last_log[-1]
-    assert platform.status()["state"] == "STOPPED"
-    assert not [worker for worker in orphans if worker.is_running()]
-    platform.start()
-    platform.catch_up()
-    platform.expect_exactly(sent)
-
-
 def test_a_python_worker_is_killed(platform):
     """Flink starts the job again by itself; meanwhile it does not say that it runs."""
     sent = sent_and_begun(platform, "worker")
@@ -122,10 +107,19 @@ def test_no_room_for_checkpoints(platform):
     platform.expect_exactly(sent)
 
 
-def test_the_newest_checkpoint_is_corrupt(platform):
-    """The start is refused by its name; without it the job goes on from an earlier one, or anew."""
-    sent = sent_and_begun(platform, "corrupt")
-    platform.stop("stream")
+def test_the_flink_jvm_is_killed_and_its_newest_checkpoint_is_corrupt(platform):
+    """Its part ends and is named with its last lines; a start is refused by the checkpoint's name.
+
+    Without that checkpoint the job goes on from an earlier one, or anew.
+    """
+    sent = sent_and_begun(platform, "jvm")
+    orphans = platform.workers()
+    platform.jvm().kill()
+    until(lambda: not platform.part("stream").ready)
+    until(lambda: platform.part("stream").last_log)
+    assert "the JVM has ended" in platform.part("stream").last_log[-1]
+    assert platform.status()["state"] == "STOPPED"
+    assert not [worker for worker in orphans if worker.is_running()]
     newest = newest_checkpoint(platform.settings.checkpoints_dir)
     metadata = newest / "_metadata"
     metadata.write_bytes(metadata.read_bytes()[:-40])

@@ -57,7 +57,7 @@ class FlinkCluster:
 
     def end(self) -> None:
         for started in reversed(self._started):
-            process.end(started)
+            process.end(started, patience_s=0)  # told to end, each waits for the others first
 
     def _spawn(self, script: str, options: tuple[str, ...]) -> process.Process:
         shared = (f"jobmanager.rpc.address={HOST}", f"jobmanager.rpc.port={self._rpc}", *QUICK)

@@ -182,4 +182,4 @@ def until(holds: Callable[[], bool], timeout_s: float = 120) -> None:
 
 def events_sent(full: int) -> int:
     """How many events a fault test sends: all of them only where HEADWATER_TEST_FULL is set."""
-    return full if os.environ.get("HEADWATER_TEST_FULL") else full // 4
+    return full if os.environ.get("HEADWATER_TEST_FULL") else full // 8
