@@ -111,7 +111,10 @@ def _run(settings: Settings, command: list[str]) -> str:
     """Run Flink's client; return what it says, which is kept too."""
     log = settings.log_dir / SUBMIT_LOG
     log.parent.mkdir(parents=True, exist_ok=True)
-    told = {**os.environ, **environment(settings), "FLINK_LOG_DIR": str(log.parent.resolve())}
+    told = {
+        **os.environ, **environment(settings), "FLINK_LOG_DIR": str(log.parent.resolve()),
+        "JVM_ARGS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # it lives for seconds
+    }  # fmt: skip
     with log.open("w") as output, suppress(subprocess.TimeoutExpired):
         subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=SUBMIT_S, check=False, env=told)
     return log.read_text()

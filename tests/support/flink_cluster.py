@@ -63,7 +63,10 @@ class FlinkCluster:
         shared = (f"jobmanager.rpc.address={HOST}", f"jobmanager.rpc.port={self._rpc}", *QUICK)
         told = [word for option in (*shared, *options) for word in ("-D", option)]
         folder = self._folder / f"{script}{len(self._started)}"
-        environment = {"JAVA_HOME": str(find_java().home), "FLINK_LOG_DIR": str(folder), "FLINK_PID_DIR": str(folder)}
+        environment = {
+            "JAVA_HOME": str(find_java().home), "FLINK_LOG_DIR": str(folder), "FLINK_PID_DIR": str(folder),
+            "JVM_ARGS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        }  # fmt: skip
         command = [str(self._bin / f"{script}.sh"), "start-foreground", *told]
         self._started.append(process.spawn(command, folder / "out", environment))
         return self._started[-1]
