@@ -41,6 +41,7 @@ def spark_session(settings: Settings) -> Any:
         "spark.driver.host": settings.host,
         "spark.driver.bindAddress": settings.host,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{logging} {_unsafe(java)} {SHORT_RUN}",
+        "spark.python.daemon.module": "batch.daemon",
         "spark.ui.enabled": "false",
         "spark.sql.sources.parallelPartitionDiscovery.threshold": 10_000,  # faster than a job of its own
         "spark.ui.showConsoleProgress": "false",
