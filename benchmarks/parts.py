@@ -31,13 +31,18 @@ PORTS = ("kafka_port", "redis_port", "grpc_port", "metrics_port", "stream_metric
 
 
 @contextlib.contextmanager
-def servers(partitions: int = 2, prepare: Callable[[Settings], None] = lambda settings: None) -> Iterator[Settings]:
-    """Broker and store with nothing in them, in a folder of their own that ``prepare`` may fill first."""
+def servers(
+    partitions: int = 2, prepare: Callable[[Settings], None] = lambda settings: None, **told: Any
+) -> Iterator[Settings]:
+    """Broker and store with nothing in them, in a folder of their own that ``prepare`` may fill first.
+
+    ``told`` are settings by name.
+    """
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
         ports: dict[str, Any] = {port: free_port() for port in PORTS}
         settings = Settings(
             state_dir=Path(folder) / "state", repo=Path(folder) / "feature_repo", kafka=None, redis=None,
-            partitions=partitions, **ports,
+            partitions=partitions, **ports, **told,
         )  # fmt: skip
         prepare(settings)
         try:
@@ -47,9 +52,9 @@ def servers(partitions: int = 2, prepare: Callable[[Settings], None] = lambda se
             supervisor.stop(settings)
 
 
-def platform(partitions: int) -> contextlib.AbstractContextManager[Settings]:
+def platform(partitions: int, **told: Any) -> contextlib.AbstractContextManager[Settings]:
     """Broker and store with nothing in them, and the example's feature definitions applied."""
-    return servers(partitions, _apply_example)
+    return servers(partitions, _apply_example, **told)
 
 
 def _apply_example(settings: Settings) -> None:

@@ -27,6 +27,8 @@ from streaming.progress import running_job
 
 EVENTS = 1_000_000
 PARTITIONS = (2, 8)
+HEAP_MB = 4_096
+"""For the state of so many events: an id or a tile takes some 400 bytes of the JVM's heap."""
 WARM = 0.2
 """Share of the backlog that is worked off before counting begins."""
 EYE_S, LONGEST_S, GIVE_UP_S = 0.05, 2.0, 300.0
@@ -50,7 +52,7 @@ def measure(size: float) -> Sequence[Measure]:
     figures: dict[tuple[str, int], Figures] = {}
     few, many = PARTITIONS
     for partitions in PARTITIONS:
-        with platform(partitions) as settings:
+        with platform(partitions, flink_heap_mb=HEAP_MB) as settings:
             fill(settings, purchases(0, events))
             for module in (BLACKHOLE, JOB, LOOP) if partitions == few else (BLACKHOLE, JOB):
                 empty(settings)
