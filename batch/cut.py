@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batch.backfill import batch_rows, key_columns
-from batch.events import columns_of, group_codes, kernel_events, keys_of
+from batch.events import bucketed, columns_of, group_codes, kernel_events, keys_of
 from batch.labels import AT, ROW, Labels
 from batch.point_in_time import archive_for, asked, floats
 from batch.rows import newest_rows
@@ -25,7 +25,6 @@ from headwater.plan import BatchView, FeaturePlan, View
 from headwater.settings import Settings
 from headwater.timeline import Queries
 
-BUCKETS = 8
 _LATE, _AHEAD = "_late", "_ahead"
 
 
@@ -79,10 +78,7 @@ def _values(
     """One row a question, in their order."""
     entities = questions.select(*keys).distinct()
     theirs = held.join(entities.hint("broadcast"), keys, "left_semi")
-    bucket = f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket"
-    pairs = (
-        questions.selectExpr("*", bucket).groupBy("_bucket").cogroup(theirs.selectExpr("*", bucket).groupBy("_bucket"))
-    )
+    pairs = bucketed(questions, keys).cogroup(bucketed(theirs, keys))
     schema = ", ".join(
         [f"{ROW} bigint", *(f"`{name}` double" for name in features), f"{_LATE} bigint, {_AHEAD} bigint"]
     )

@@ -31,6 +31,8 @@ from headwater.timeline import Column, Events
 EVENT_ID, EVENT_TIME, INGEST_TIME = "_event_id", "_event_time", "_ingest_time"
 DIALECT = "databricks"
 """Spark SQL that keeps TRY_CAST: a text that is no number is null, as the stream reads it."""
+BUCKETS = 8
+"""Of rows that are grouped by their keys."""
 _PLACE = "ingest_time bigint, partition int, offset bigint, date date"
 
 
@@ -200,6 +202,11 @@ def projection_sql(view: View, source: Source, table: str, columns: Collection[s
 def keys_of(view: View) -> list[str]:
     """Names under which a projection holds the join keys, in the view's order."""
     return [_key(at) for at in range(len(view.join_keys))]
+
+
+def bucketed(rows: Any, keys: Collection[str]) -> Any:
+    """Group rows by a hash of their keys, alike for every table that has these keys."""
+    return rows.selectExpr("*", f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket").groupBy("_bucket")
 
 
 def kernel_events(rows: pa.Table, group: Ints, columns: Collection[str]) -> Events:

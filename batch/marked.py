@@ -7,9 +7,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from batch.events import Archive, columns_of, group_codes, kernel_events, keys_of
+from batch.events import Archive, bucketed, columns_of, group_codes, kernel_events, keys_of
 from batch.folded import Verdict, Wanted, judge, longest_start
-from batch.point_in_time import bucketed
 from batch.served import AT, ROW
 from headwater.folds import Ints
 from headwater.offline_fold import Values, fold_windows

@@ -28,7 +28,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from batch.events import Archive, fixed_point
+from batch.events import Archive, bucketed, fixed_point
 from batch.objectives import Labelling, Objective
 from headwater.plan import Source
 from headwater.records import ENVELOPE
@@ -41,7 +41,6 @@ FATES = (
 )  # fmt: skip
 SCALE = "decimal(38,6)"
 """Sums of values: exact, in the unit of the events."""
-BUCKETS = 8
 _SOURCE = Source(
     name=EVENTS, topic=EVENTS, columns=tuple(ENVELOPE.items()), event_id="event_id", event_time="event_time",
     key="user_id",
@@ -76,7 +75,7 @@ def retracted(outcomes: Any, labelling: Labelling) -> Any:
     kinds = _texts(labelling.retractions) or "NULL"
     users = outcomes.where(f"event_type IN ({kinds})").select("user_id").distinct()
     theirs = outcomes.join(users, "user_id", "left_semi")
-    buckets = theirs.selectExpr("*", f"pmod(xxhash64(user_id), {BUCKETS}) AS _bucket").groupBy("_bucket")
+    buckets = bucketed(theirs, ["user_id"])
     return buckets.applyInArrow(_retractor(labelling), "retraction string, outcome string")
 
 

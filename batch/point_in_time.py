@@ -32,7 +32,6 @@ from headwater.plan import BatchView, FeaturePlan, Service, View
 from headwater.settings import Settings
 from headwater.timeline import Events, Queries
 
-BUCKETS = 8
 PIECE = 100_000
 """Labels that the kernel answers at a time; a key that everybody has may have more."""
 FEW = 50_000
@@ -172,11 +171,6 @@ def archive_for(
     oldest = [since_of(view, labels.first_ms) for view in views]
     since = None if None in oldest else min(bound for bound in oldest if bound is not None)
     return archive_of(spark, settings, plan, source, since_ms=since, until_ms=labels.last_ms)
-
-
-def bucketed(rows: Any, keys: Collection[str]) -> Any:
-    """Group rows by a hash of their keys, alike for every table that has these keys."""
-    return rows.selectExpr("*", f"pmod(xxhash64({', '.join(keys)}), {BUCKETS}) AS _bucket").groupBy("_bucket")
 
 
 def _view_bucket(

@@ -4,7 +4,7 @@ A mark says: of these events this bucket's keys are written to this table. It li
 table's id, so whatever deletes a table's tiles deletes its marks, and a store that is lost has lost both.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -27,11 +27,7 @@ class Marks:
         tiles = [
             {int(name[16:]): int(count) for name, count in held.items() if name[:16] == run} for run in self._fields
         ]
-        return (
-            {bucket: sum(one[bucket] for one in tiles) for bucket in set.intersection(*map(set, tiles))}
-            if tiles
-            else {}
-        )
+        return {bucket: sum(one[bucket] for one in tiles) for bucket in set.intersection(*map(set, tiles))}
 
     def put(self, bucket: int, tiles: Sequence[int]) -> None:
         """Note that a bucket is written, and the tiles of each table."""
@@ -43,7 +39,10 @@ class Marks:
     def clear(self) -> None:
         """Forget them, and those of other events, as the run has ended and the next one begins anew."""
         tables = {run[:8] for run in self._fields}
-        _delete(self._url, self._key, [name for name in self._held() if name[:8] in tables])
+        names = [name for name in self._held() if name[:8] in tables]
+        if self._url is not None and names:
+            with connect(self._url) as client:
+                client.hdel(self._key, *names)
 
     def _held(self) -> dict[bytes, bytes]:
         if self._url is None:
@@ -51,9 +50,3 @@ class Marks:
         with connect(self._url) as client:
             held: Any = client.hgetall(self._key)
         return dict(held)
-
-
-def _delete(url: str | None, key: bytes, names: Collection[bytes]) -> None:
-    if url is not None and names:
-        with connect(url) as client:
-            client.hdel(key, *names)

@@ -15,6 +15,9 @@ JOB_NAME = "headwater-stream"
 RUNNING, UNREACHABLE = "RUNNING", "UNREACHABLE"
 DEPLOYING, WAITING, NO_TASK_MANAGER = "DEPLOYING", "WAITING_FOR_WORKERS", "NO_TASK_MANAGER"
 BEAT_PATIENCE_S = 15.0
+HEAP_LOOK_S, HEAP_FULL = 60.0, 0.8
+"""A heap is full if so much of so long went into collections of all of it: then next to nothing else is done."""
+_FULL_COLLECTIONS = "Status.JVM.GarbageCollector.MarkSweepCompact.Time"
 BEAT_STATEMENTS = (
     "CREATE TEMPORARY TABLE `hw_beats` (`beat` BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '{workers}')",
     "INSERT INTO `hw_out` SELECT hw_beat(`beat`) FROM `hw_beats`",
@@ -125,6 +128,27 @@ def last_failure(job: RunFacts) -> str | None:
         return root_cause(str(entries[0]["stacktrace"])) if entries else None
     except (OSError, ValueError, KeyError):
         return None
+
+
+class HeapWatch:
+    """Looks at how much of a JVM's time goes into collecting its whole heap (the serial collector's)."""
+
+    def __init__(self, job: RunFacts) -> None:
+        self._url = f"{job.rest}/jobmanager/metrics"  # of a mini-cluster's only JVM
+        self._since: tuple[float, float] | None = None
+
+    def full_share(self) -> float:
+        """Share of the last minute, if it is so much that the heap is full; else, and while Flink is silent, 0."""
+        now = time.monotonic()
+        if self._since is not None and now - self._since[0] < HEAP_LOOK_S:
+            return 0.0
+        try:
+            spent_s = metrics(self._url, [_FULL_COLLECTIONS])[_FULL_COLLECTIONS] / 1000
+        except (OSError, ValueError, KeyError):
+            return 0.0
+        since, self._since = self._since, (now, spent_s)
+        share = 0.0 if since is None else (spent_s - since[1]) / (now - since[0])
+        return share if share >= HEAP_FULL else 0.0
 
 
 def metrics(url: str, names: Iterable[str] | None = None, aggregate: str = "") -> dict[str, float]:

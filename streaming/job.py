@@ -85,6 +85,8 @@ def flink_options(settings: Settings, checkpoint: Path | None, rest_port: int) -
         "rest.address": settings.host,
         "rest.bind-address": settings.host,
         "rest.bind-port": str(rest_port),
+        "jobmanager.bind-host": settings.host,
+        "taskmanager.bind-host": settings.host,
         "execution.checkpointing.dir": settings.checkpoints_dir.resolve().as_uri(),
         "taskmanager.memory.network.min": "64mb",
         "taskmanager.memory.network.max": "64mb",
@@ -221,6 +223,7 @@ class Run:
         from streaming import flink
 
         seen, well_at, was_well = Health(""), time.monotonic(), False
+        heap = health.HeapWatch(job)
         with telemetry.connect(self._settings) as store:
             while not self._ending:
                 failure = flink.failure(client)
@@ -232,6 +235,14 @@ class Run:
                 elif failure or time.monotonic() - well_at > patience_s(now.state):
                     reason = health.root_cause(failure) if failure else f"{now.state} for {patience_s(now.state):.0f} s"
                     self._log.error("stream_failed", reason=reason, **_way_back(checkpoint, was_well))
+                    return 1
+                if share := heap.full_share():
+                    self._log.error(
+                        "stream_failed", reason=f"the heap of {self._settings.flink_heap_mb} MB is full: looking for "
+                        f"room in it took {share:.0%} of the last {health.HEAP_LOOK_S:.0f} s",
+                        way_back="set HEADWATER_FLINK_HEAP_MB to more, and the next start goes on from the newest "
+                        "checkpoint; or HEADWATER_STATE_BACKEND=rocksdb, and it begins anew with its state on disk",
+                    )  # fmt: skip
                     return 1
                 self._tell_of_checkpoints(job)
                 seen = now
