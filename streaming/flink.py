@@ -132,5 +132,8 @@ def failure(client: Any) -> str | None:
     except (Py4JJavaError, JavaException) as error:
         return str(error)
     except (Py4JError, OSError):
-        return "the JVM has ended; flink.log beside this log says why, unless it was killed"
+        return (
+            "the JVM has ended; the lines above or flink.log beside this log say why, unless it was killed. After an "
+            "OutOfMemoryError set HEADWATER_FLINK_HEAP_MB to more, or HEADWATER_STATE_BACKEND=rocksdb"
+        )
     return f"the job is {state}"
