@@ -122,7 +122,7 @@ def _run(settings: Settings, command: list[str]) -> str:
 
 def _command(rest: str, parallelism: int | None, savepoint: str | None) -> list[str]:
     return [
-        str(_pyflink() / "bin" / "flink"), "run", "--detached", "--jobmanager", urlsplit(rest).netloc,
+        str(pyflink_home() / "bin" / "flink"), "run", "--detached", "--jobmanager", urlsplit(rest).netloc,
         *(() if parallelism is None else ("--parallelism", str(parallelism))),
         *(() if savepoint is None else ("--fromSavepoint", savepoint)),
         "--pyClientExecutable", sys.executable, "--pyExecutable", sys.executable, "--pyModule", "streaming.job",
@@ -134,11 +134,12 @@ def jars() -> str:
 
     Flink's client would overwrite what it is given on its command line.
     """
-    named = [*flink_jars(), *sorted((_pyflink() / "opt").glob("flink-python-*.jar"))]
+    named = [*flink_jars(), *sorted((pyflink_home() / "opt").glob("flink-python-*.jar"))]
     return ";".join(jar.resolve().as_uri() for jar in named)
 
 
-def _pyflink() -> Path:
+def pyflink_home() -> Path:
+    """Folder of Flink as the pip package brings it."""
     spec = find_spec("pyflink")  # located, never imported
     assert spec is not None
     assert spec.origin is not None

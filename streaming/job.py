@@ -32,7 +32,7 @@ from headwater.runtime.java import find_java
 from headwater.runtime.ports import free_port
 from headwater.runtime.ready import mark_ready, ready_path
 from headwater.settings import Settings, addresses, get_settings
-from streaming import cluster, health, telemetry
+from streaming import cluster, health, loopback, telemetry
 from streaming.health import Health, RunFacts
 from streaming.layout import Layout
 from streaming.lineage import begin, drop_others, first_cuts
@@ -151,6 +151,8 @@ def jvm_environment(settings: Settings) -> dict[str, str]:
             "-XX:TieredStopAtLevel=1 -XX:+ExitOnOutOfMemoryError "
             f"-Djava.awt.headless=true -Dheadwater.log={log}"
         ),
+        "FLINK_HOME": str(cluster.pyflink_home()),  # else pyflink sets the next one itself
+        "FLINK_LIB_DIR": str(loopback.library(cluster.pyflink_home(), settings.state_dir.resolve() / "flink" / "lib")),
         "LOG4J_PROPERTIES": str(LOG4J),
         "FLINK_LOG_DIR": str(log.parent),
         # Else pyflink runs the sink within this process, behind a port open to all, and keeps idle workers beside it.

@@ -1,5 +1,6 @@
 """Parts killed, stopped and starved in the middle of a stream: every tile equals what Python folds of what was sent."""
 
+import ipaddress
 import os
 import shutil
 import signal
@@ -45,6 +46,16 @@ def sent_and_begun(platform, name):
 def expect_no_restart(platform, restarts):
     after = platform.status()
     assert after["restarts"] == restarts, after["last_failure"]
+
+
+def test_no_port_is_open_beyond_loopback(platform):
+    servers = [psutil.Process(platform.pid(name)) for name in ("kafka", "valkey", "stream")]
+    family = [member for server in servers for member in (server, *server.children(recursive=True))]
+    listening = [one.laddr for member in family for one in member.net_connections() if one.status == "LISTEN"]
+    assert len(listening) > 10
+    assert [
+        place for place in listening if not ipaddress.ip_address(place.ip.removeprefix("::ffff:")).is_loopback
+    ] == []
 
 
 def test_a_python_worker_is_killed(platform):
