@@ -30,6 +30,9 @@ from streaming import progress, telemetry
 
 START, STEP_MS, HOUR_MS = 1_700_000_000_000, 20, 3_600_000
 USERS, ITEMS = 400, 50
+IS_FULL = bool(os.environ.get("HEADWATER_TEST_FULL"))
+FLINK_HEAP_MB = 3_000 if IS_FULL else 700
+"""The state of a file's tests lies on it together: an id or a tile takes some 400 bytes."""
 POISON = (b"", b"{", b"\xff\xfe", b"null", b'{"event_id": 5}', b'{"event_id": "x", "event_time": "now"}', b"x" * 70_000)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -91,7 +94,7 @@ class Platform:
     ) -> None:
         ports = ("kafka_port", "redis_port", "grpc_port", "metrics_port", "stream_metrics_port")
         self.settings = Settings(
-            state_dir=folder / "state", repo=folder / "repo", kafka_heap_mb=320, flink_heap_mb=700,
+            state_dir=folder / "state", repo=folder / "repo", kafka_heap_mb=320, flink_heap_mb=FLINK_HEAP_MB,
             state_backend=state_backend, **{port: free_port() for port in ports},
         )  # fmt: skip
         data = folder / "repo" / "data"
@@ -182,4 +185,4 @@ def until(holds: Callable[[], bool], timeout_s: float = 120) -> None:
 
 def events_sent(full: int) -> int:
     """How many events a fault test sends: all of them only where HEADWATER_TEST_FULL is set."""
-    return full if os.environ.get("HEADWATER_TEST_FULL") else full // 8
+    return full if IS_FULL else full // 8
