@@ -4,18 +4,15 @@ Spark's own daemon imports nothing, so each worker spends two seconds of a core 
 """
 
 import gc
+from importlib import import_module
 
-import pandas  # noqa: F401
-import pyarrow.compute
-import pyarrow.dataset
-import pyarrow.parquet  # noqa: F401
-import pyspark.sql.pandas.serializers
-import pyspark.sql.pandas.types  # noqa: F401
 from pyspark.daemon import manager
 
-import batch.cut
-import batch.marked
-import batch.tiles  # noqa: F401
+SHARED = ("pandas", "pyspark.sql.pandas.serializers", "pyspark.sql.pandas.types", "batch.cut", "batch.marked")
+"""What workers need, with all that it imports."""
+
+for name in SHARED:
+    import_module(name)
 
 if __name__ == "__main__":
     gc.collect()

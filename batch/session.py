@@ -10,12 +10,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from headwater.errors import DataError, ResourceError
-from headwater.runtime.java import Java, find_java
+from headwater.runtime.java import SHORT_RUN, Java, find_java
 from headwater.settings import Settings
 
 CORES = 2
-SHORT_RUN = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-"""A run lasts a minute or two: without the optimising compiler a backfill took half the CPU of the JVM."""
 NEWEST_JAVA = 23
 """From Java 24 on, the file system layer inside Spark 4.1 (Hadoop 3.4) finds a method gone that it starts with."""
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from headwater.errors import ConfigError, UnavailableError
 from headwater.runtime.jars import flink_jars
+from headwater.runtime.java import SHORT_RUN
 from headwater.runtime.parts import environment
 from headwater.settings import Settings
 from streaming import health
@@ -113,7 +114,7 @@ def _run(settings: Settings, command: list[str]) -> str:
     log.parent.mkdir(parents=True, exist_ok=True)
     told = {
         **os.environ, **environment(settings), "FLINK_LOG_DIR": str(log.parent.resolve()),
-        "JVM_ARGS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # it lives for seconds
+        "JVM_ARGS": os.environ.get("JVM_ARGS", SHORT_RUN),
     }  # fmt: skip
     with log.open("w") as output, suppress(subprocess.TimeoutExpired):
         subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=SUBMIT_S, check=False, env=told)

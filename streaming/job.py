@@ -28,7 +28,7 @@ from headwater.online.cuts import Cut
 from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan
 from headwater.runtime.jars import flink_jars
-from headwater.runtime.java import find_java
+from headwater.runtime.java import SHORT_RUN, find_java
 from headwater.runtime.ports import free_port
 from headwater.runtime.ready import mark_ready, ready_path
 from headwater.settings import Settings, addresses, get_settings
@@ -147,8 +147,8 @@ def jvm_environment(settings: Settings) -> dict[str, str]:
     return {
         "JAVA_HOME": str(find_java().home),
         "JVM_ARGS": (
-            f"-Xmx{settings.flink_heap_mb}m -Xmn{settings.flink_heap_mb // YOUNG_SHARE}m -XX:+UseSerialGC "
-            "-XX:TieredStopAtLevel=1 -XX:+ExitOnOutOfMemoryError "
+            f"-Xmx{settings.flink_heap_mb}m -Xmn{settings.flink_heap_mb // YOUNG_SHARE}m {SHORT_RUN} "
+            "-XX:+ExitOnOutOfMemoryError "
             f"-Djava.awt.headless=true -Dheadwater.log={log}"
         ),
         "FLINK_HOME": str(cluster.pyflink_home()),  # else pyflink sets the next one itself
@@ -239,12 +239,7 @@ class Run:
                     self._log.error("stream_failed", reason=reason, **_way_back(checkpoint, was_well))
                     return 1
                 if share := heap.full_share():
-                    self._log.error(
-                        "stream_failed", reason=f"the heap of {self._settings.flink_heap_mb} MB is full: looking for "
-                        f"room in it took {share:.0%} of the last {health.HEAP_LOOK_S:.0f} s",
-                        way_back="set HEADWATER_FLINK_HEAP_MB to more, and the next start goes on from the newest "
-                        "checkpoint; or HEADWATER_STATE_BACKEND=rocksdb, and it begins anew with its state on disk",
-                    )  # fmt: skip
+                    self._tell_of_full_heap(share)
                     return 1
                 self._tell_of_checkpoints(job)
                 seen = now
@@ -262,6 +257,14 @@ class Run:
             mark_ready(self._settings, "stream", **asdict(job) | {"pid": os.getpid()})
         else:
             ready_path(self._settings, "stream").unlink(missing_ok=True)
+
+    def _tell_of_full_heap(self, share: float) -> None:
+        self._log.error(
+            "stream_failed", reason=f"the heap of {self._settings.flink_heap_mb} MB is full: looking for room in it "
+            f"took {share:.0%} of the last {health.HEAP_LOOK_S:.0f} s",
+            way_back="set HEADWATER_FLINK_HEAP_MB to more, and the next start goes on from the newest checkpoint; or "
+            "HEADWATER_STATE_BACKEND=rocksdb, and it begins anew with its state on disk",
+        )  # fmt: skip
 
     def _tell_of_checkpoints(self, job: RunFacts) -> None:
         """Say once that checkpoints fail, and once that they complete again; drop what earlier runs have left."""

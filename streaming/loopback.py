@@ -18,7 +18,7 @@ from headwater.errors import ResourceError
 
 CLASS = "org/apache/beam/sdk/fn/server/ServerFactory$InetSocketAddressServerFactory.class"
 _JAR = "headwater-loopback.jar"
-_UTF8, _NAME_AND_TYPE, _METHOD = 1, 12, 10
+_UTF8, _CLASS, _METHOD, _NAME_AND_TYPE = 1, 7, 10, 12
 _SIZES = {3: 5, 4: 5, 5: 9, 6: 9, 7: 3, 8: 3, 9: 5, 10: 5, 11: 5, 12: 5, 15: 4, 16: 3, 17: 5, 18: 5, 19: 3, 20: 3}
 """Bytes of a constant by its tag, but for texts."""
 _INVOKE_VIRTUAL, _INVOKE_STATIC, _NOP = b"\xb6", b"\xb8", b"\0"
@@ -88,7 +88,7 @@ class _Pool:
             else:
                 if tag in (_METHOD, _NAME_AND_TYPE):
                     (self._methods if tag == _METHOD else self._pairs)[number] = struct.unpack_from(">HH", code, at + 1)
-                if tag == 7:
+                if tag == _CLASS:
                     (self._classes[number],) = struct.unpack_from(">H", code, at + 1)
                 at += _SIZES[tag]
             number += 2 if tag in (5, 6) else 1  # a long and a double count twice

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from headwater import topics
 from headwater.errors import ResourceError, UnavailableError
 from headwater.runtime.jars import kafka_classpath
-from headwater.runtime.java import find_java
+from headwater.runtime.java import SHORT_RUN, find_java
 from headwater.runtime.ports import answers, free_port
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def command(data_dir: Path, host: str, port: int, heap_mb: int) -> list[str]:
     if not (data_dir / "log" / "meta.properties").exists():
         _format(config)
     return [
-        *_java(heap_mb), "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-cp", kafka_classpath(),
+        *_java(heap_mb), "-XX:+ExitOnOutOfMemoryError", "-cp", kafka_classpath(),
         "kafka.Kafka", str(config),
     ]  # fmt: skip
 
@@ -138,7 +138,7 @@ def _format(config: Path) -> None:
 def _java(heap_mb: int) -> list[str]:
     return [
         str(find_java().binary), f"-Xmx{heap_mb}m", f"-Xms{min(heap_mb, 128)}m", "-Xshare:auto",
-        "-XX:TieredStopAtLevel=1",  # in 50,000 events the optimising compiler costs more than the broker's work
+        *SHORT_RUN.split(),
         "-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={LOG4J}", "-Dlog4j2.disableJmx=true",
     ]  # fmt: skip
 

@@ -1,14 +1,14 @@
 """A standalone Flink cluster from the scripts of the pip package: a JobManager, and TaskManagers of one slot each."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
 from headwater.runtime import process
-from headwater.runtime.java import find_java
+from headwater.runtime.java import SHORT_RUN, find_java
 from headwater.runtime.ports import free_port
 from streaming import health
+from streaming.cluster import pyflink_home
 
 HOST = "127.0.0.1"
 QUICK = ("heartbeat.interval=1000", "heartbeat.timeout=10000")
@@ -24,10 +24,7 @@ class FlinkCluster:
     """Servers in the foreground, so that each is ended by its pid."""
 
     def __init__(self, folder: Path) -> None:
-        spec = find_spec("pyflink")
-        assert spec is not None
-        assert spec.origin is not None
-        self._bin, self._folder = Path(spec.origin).parent / "bin", folder
+        self._bin, self._folder = pyflink_home() / "bin", folder
         self._rpc, self._rest = free_port(), free_port()
         self.rest = f"http://{HOST}:{self._rest}"
         self._started: list[process.Process] = []
@@ -65,7 +62,7 @@ class FlinkCluster:
         folder = self._folder / f"{script}{len(self._started)}"
         environment = {
             "JAVA_HOME": str(find_java().home), "FLINK_LOG_DIR": str(folder), "FLINK_PID_DIR": str(folder),
-            "JVM_ARGS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+            "JVM_ARGS": SHORT_RUN,
         }  # fmt: skip
         command = [str(self._bin / f"{script}.sh"), "start-foreground", *told]
         self._started.append(process.spawn(command, folder / "out", environment))
