@@ -1,10 +1,14 @@
 """Child processes that outlive the command that started them, and are ended by pid, whole tree and session."""
 
 import os
+import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
@@ -67,6 +71,27 @@ def spawn(command: Sequence[str | Path], log: Path, env: Mapping[str, str] | Non
     except psutil.Error:
         created = 0.0  # it has ended already
     return Process(child.pid, created)
+
+
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the block is through, so that no child is started and then forgotten."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals never interrupt it
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+
+    former = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 def end(process: Process, patience_s: float = 20.0) -> None:

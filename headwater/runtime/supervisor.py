@@ -17,7 +17,7 @@ from headwater.errors import ConfigError, ResourceError, UnavailableError
 from headwater.files import write_whole
 from headwater.runtime.parts import Spec, environment, find
 from headwater.runtime.ports import holder, is_taken, next_free
-from headwater.runtime.process import Process, end, last_lines, spawn
+from headwater.runtime.process import Process, end, last_lines, spawn, undivided
 from headwater.runtime.ready import ready_path
 from headwater.settings import Settings
 
@@ -130,9 +130,8 @@ def _start_tier(settings: Settings, specs: list[Spec], begun: list[Record], tell
             tell(f"{spec.name}: runs already, pid {record.pid}")
             waiting.append((spec, record))
         else:
-            record = _begin(settings, spec)
-            begun.append(record)
-            waiting.append((spec, record))
+            _begin(settings, spec, begun)
+            waiting.append((spec, begun[-1]))
     _await(settings, waiting)
     for spec, record in waiting:
         spec.once_ready(settings)
@@ -141,7 +140,7 @@ def _start_tier(settings: Settings, specs: list[Spec], begun: list[Record], tell
             tell(f"{spec.name}: answers, pid {record.pid}")
 
 
-def _begin(settings: Settings, spec: Spec) -> Record:
+def _begin(settings: Settings, spec: Spec, begun: list[Record]) -> None:
     if (reason := spec.lacking(settings)) is not None:
         raise UnavailableError(f"{spec.name}: cannot start, {reason}.")
     ready_path(settings, spec.name).unlink(missing_ok=True)
@@ -149,10 +148,11 @@ def _begin(settings: Settings, spec: Spec) -> Record:
     if log.exists():
         os.replace(log, log.with_suffix(".log.1"))  # so that a crash is told by its own last lines
     started = time.time()  # for people and timeouts, never for meaning
-    process = spawn(command, log, environment(settings))
-    record = Record(spec.name, process.pid, spec.address(settings), started, process.create_time)
-    _save(settings, spec.name, record)
-    return record
+    address, env = spec.address(settings), environment(settings)
+    with undivided():
+        process = spawn(command, log, env)
+        begun.append(Record(spec.name, process.pid, address, started, process.create_time))
+        _save(settings, spec.name, begun[-1])
 
 
 def _await(settings: Settings, waiting: list[tuple[Spec, Record]]) -> None:

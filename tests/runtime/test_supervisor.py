@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -71,6 +72,23 @@ def test_a_part_that_dies_while_starting_is_told_with_its_log_and_nothing_is_lef
         supervisor.start(settings, ["valkey", "kafka"])
     assert descendants() == before
     assert supervisor.status(settings) == []
+
+
+def test_ctrl_c_the_moment_a_part_exists_ends_that_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, before = settings_in(tmp_path), descendants()
+    handler = signal.getsignal(signal.SIGINT)
+
+    def spawn(*arguments: Any) -> process.Process:
+        started = process.spawn(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return started
+
+    monkeypatch.setattr(supervisor, "spawn", spawn)
+    with pytest.raises(KeyboardInterrupt):
+        supervisor.start(settings, ["valkey"])
+    assert descendants() == before
+    assert supervisor.recorded(settings) == []
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_taken_port_is_refused_with_a_free_one_before_anything_starts(tmp_path: Path) -> None:
