@@ -76,7 +76,7 @@ def test_a_part_that_dies_while_starting_is_told_with_its_log_and_nothing_is_lef
 
 def test_ctrl_c_the_moment_a_part_exists_ends_that_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, before = settings_in(tmp_path), descendants()
-    handler = signal.getsignal(signal.SIGINT)
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # an earlier test's Spark has one of its own
 
     def spawn(*arguments: Any) -> process.Process:
         started = process.spawn(*arguments)
@@ -84,11 +84,14 @@ def test_ctrl_c_the_moment_a_part_exists_ends_that_part(tmp_path: Path, monkeypa
         return started
 
     monkeypatch.setattr(supervisor, "spawn", spawn)
-    with pytest.raises(KeyboardInterrupt):
-        supervisor.start(settings, ["valkey"])
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            supervisor.start(settings, ["valkey"])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert descendants() == before
     assert supervisor.recorded(settings) == []
-    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_taken_port_is_refused_with_a_free_one_before_anything_starts(tmp_path: Path) -> None:
