@@ -14,7 +14,7 @@ from pyflink.table.udf import ScalarFunction, udf
 from pyflink.util.exceptions import JavaException
 
 from headwater.errors import UnavailableError
-from streaming.health import BEAT_STATEMENTS, root_cause
+from streaming.health import BEAT, BEATS, root_cause
 from streaming.reading import RecordReader
 from streaming.sink import TileSink
 from streaming.sql import Program
@@ -81,15 +81,20 @@ def start(program: Program, redis_url: str, options: Mapping[str, str]) -> Any:
     sink = TileSink(program, redis_url)
     for name, function in (("hw_sink", SinkFunction(sink)), ("hw_beat", BeatFunction(sink))):
         environment.create_temporary_function(name, udf(function, result_type=DataTypes.BIGINT(), func_type="pandas"))
-    beats, beat = BEAT_STATEMENTS
-    environment.execute_sql(beats.format(workers=options.get("parallelism.default", "1")))
-    statements = environment.create_statement_set()
-    statements.add_insert_sql(program.insert)
-    statements.add_insert_sql(beat)
+    environment.execute_sql(BEATS.format(workers=options.get("parallelism.default", "1")))
     try:
-        return statements.execute().get_job_client()
+        return environment.execute_sql(insert_with_beats(program)).get_job_client()
     except JavaException as error:
         raise UnavailableError(f"flink: the job is not accepted, {root_cause(str(error))}.") from None
+
+
+def insert_with_beats(program: Program) -> str:
+    """What the job runs, as one graph that Flink starts again as a whole.
+
+    Flink restarts alone what no exchange connects, and the tasks of a slot share its Python worker until the last of
+    them has closed it: beats in a graph of their own would hand a dead worker on to the sink, which fails again.
+    """
+    return f"{program.insert} UNION ALL {BEAT}"
 
 
 def prepare(program: Program, options: Mapping[str, str]) -> Any:

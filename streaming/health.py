@@ -18,10 +18,10 @@ BEAT_PATIENCE_S = 15.0
 HEAP_LOOK_S, HEAP_FULL = 60.0, 0.8
 """A heap is full if so much of so long went into collections of all of it: then next to nothing else is done."""
 _FULL_COLLECTIONS = "Status.JVM.GarbageCollector.MarkSweepCompact.Time"
-BEAT_STATEMENTS = (
-    "CREATE TEMPORARY TABLE `hw_beats` (`beat` BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '{workers}')",
-    "INSERT INTO `hw_out` SELECT hw_beat(`beat`) FROM `hw_beats`",
+BEATS = (
+    "CREATE TEMPORARY TABLE `hw_beats` (`beat` BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '{workers}')"
 )
+BEAT = "SELECT hw_beat(`beat`) FROM `hw_beats`"
 """A row a second through each Python worker, which leaves a sign of life in the store."""
 _direct = build_opener(ProxyHandler({}))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from headwater.plan import FeaturePlan, Frozen, Table
 
-VERSION = 1
+VERSION = 2
 """To be raised where the graph changes, or where an older version's state would not be what this one folds."""
 KINDS = ("fixed", "last", "distinct")
 """Folding operators; all lists in total order are gathered by one and cut at the sink."""

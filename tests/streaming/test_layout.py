@@ -29,3 +29,15 @@ def test_any_views_of_a_layout_make_one_graph_whose_folds_are_given_columns_of_t
     assert sum(operator == "GlobalGroupAggregate" for operator, _ in wanted["operators"]) == 2
     assert len(graphs) == 13
     assert {name: graph for name, graph in graphs.items() if graph != wanted} == {}
+
+
+def test_every_operator_is_connected_to_every_other(graphs):
+    """What is not, Flink starts again alone: a sink whose beats run on is given their worker, which may be dead."""
+    operators = graphs["no lists"]["operators"]
+    reached, edge = set(), {0}
+    linked = [{place, fed} for place, (_, feeds) in enumerate(operators) for fed, _ in feeds]
+    while edge:
+        reached |= edge
+        edge = {place for link in linked if link & reached for place in link} - reached
+    assert reached == set(range(len(operators)))
+    assert sum(kind.startswith("Source: ") for kind, _ in operators) == 2

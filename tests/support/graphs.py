@@ -16,7 +16,7 @@ from support.definitions import HOUR, PURCHASES, aggregation, plan_of, stream_vi
 
 from headwater.runtime.jars import flink_jars
 from headwater.settings import Settings
-from streaming import flink, job, sql
+from streaming import flink, health, job, sql
 from streaming.layout import layout_of
 
 DAY = 24 * HOUR
@@ -48,9 +48,8 @@ def graph_of(program: sql.Program, options: dict[str, str]) -> dict[str, Any]:
     for name in ("hw_sink", "hw_beat"):
         made = udf(lambda *columns: columns[0], result_type=DataTypes.BIGINT(), func_type="pandas", name=name)
         environment.create_temporary_function(name, made)
-    statements = environment.create_statement_set()
-    statements.add_insert_sql(program.insert)
-    told = statements.explain(ExplainDetail.JSON_EXECUTION_PLAN)
+    environment.execute_sql(health.BEATS.format(workers=1))
+    told = environment.explain_sql(flink.insert_with_beats(program), ExplainDetail.JSON_EXECUTION_PLAN)
     nodes = json.loads(told.partition("== Physical Execution Plan ==")[2])["nodes"]
     places = {node["id"]: place for place, node in enumerate(nodes)}
     views = [text.split("`")[1] for text in program.views if text.startswith("CREATE TEMPORARY VIEW `hw_")]
