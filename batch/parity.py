@@ -21,7 +21,7 @@ from batch.labels import EVENT_TIMESTAMP, number_labels
 from batch.point_in_time import FOUND, NEWEST, asked, view_values
 from headwater.clock import ManualClock
 from headwater.online.connect import connect
-from headwater.online.fetch import Key
+from headwater.online.keys import Key
 from headwater.online.reader import OnlineReader, ViewRead
 from headwater.plan import DAY_MS, FeaturePlan, View
 from headwater.settings import Settings, addresses

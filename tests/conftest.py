@@ -1,12 +1,13 @@
 """The real servers that tests share: one broker and one online store per session, on free loopback ports."""
 
 import contextlib
+import importlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-import prometheus_client  # noqa: F401  (before feast, which makes all registries of a process share their values)
 import pytest
 import redis
 from xdist.scheduler import LoadScopeScheduling
@@ -17,6 +18,10 @@ from headwater.runtime import process
 from headwater.runtime import valkey as valkey_server
 from headwater.runtime.ports import free_port
 
+# Feast's import makes the registries of its process share their values, and those of the test workers it starts.
+for _name in [name for name in os.environ if name.startswith("PROMETHEUS_MULTIPROC")]:
+    del os.environ[_name]
+importlib.import_module("prometheus_client")  # before Feast
 HOST = "127.0.0.1"
 ALONE = ("streaming", "examples", "benchmarks")
 """Folders of which each file starts servers of its own."""

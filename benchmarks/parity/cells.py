@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from headwater.online.fetch import Key
+from headwater.online.keys import Key
 from headwater.plan import Aggregate, View
 
 

@@ -15,7 +15,7 @@ from batch.session import spark_session
 from benchmarks.oracle import History
 from benchmarks.parity.cells import Tally, judge
 from benchmarks.parity.rounds import Round, edge, entities, instants_each, reach_ms
-from headwater.online.fetch import Key
+from headwater.online.keys import Key
 from headwater.plan import View
 from streaming.archive import catch_up
 

@@ -15,7 +15,7 @@ from benchmarks.parts import log_of, running, wait
 from headwater.clock import ManualClock
 from headwater.errors import UnavailableError
 from headwater.online.connect import connect
-from headwater.online.fetch import Key
+from headwater.online.keys import Key
 from headwater.online.reader import OnlineReader
 from headwater.plan import DAY_MS, View
 from headwater.runtime import process

@@ -12,7 +12,7 @@ from benchmarks.oracle import History, Row
 from benchmarks.parity.events import Sent, counted, draw_stream, records
 from benchmarks.parity.views import SHAPES, DrawnView, draw_plan
 from headwater.kafka_io import Record, Sender
-from headwater.online.fetch import Key
+from headwater.online.keys import Key
 from headwater.plan import FeaturePlan, View
 from headwater.registry.manifest import registry_sha256
 from headwater.settings import Settings, addresses

@@ -13,20 +13,19 @@ The schema hash is in the field's name (the table's id), so values of two defini
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.online.replies import Blobs
 from headwater.plan import BatchView, Partial, Table
 
 VERSION = 1
 DATED, PLAIN = 1, 2
 """Kinds of rows: with a created time of their own, and without."""
-_EVENT_ENDS = 9
-"""Bytes of a row's kind and event time."""
+EVENT, _EVENT_ENDS = 1, 9
+"""Where a row's event time lies."""
 Ints = NDArray[np.int64]
 BASE, LIVE = 0, 1
 HEADER = struct.Struct("<Bq")
@@ -193,30 +192,32 @@ def unpack_list_tiles(blob: bytes) -> list[ListTile]:
     return tiles
 
 
+BYTE, INT32, FLOAT32, INT64, FLOAT64 = 0, 1, 2, 3, 4
 _ROW_TYPES = {
-    "int32": "<i4",
-    "int64": "<i8",
-    "float32": "<f4",
-    "float64": "<f8",
-    "bool": "u1",
-    "unixtimestamp": "<i8",
+    "int32": ("<i4", INT32),
+    "int64": ("<i8", INT64),
+    "float32": ("<f4", FLOAT32),
+    "float64": ("<f8", FLOAT64),
+    "bool": ("u1", BYTE),
+    "unixtimestamp": ("<i8", INT64),
 }
+"""Types of a row's fixed values, as numpy writes them and by the number that compiled loops tell them by."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowLayout:
     """The fixed part of a row: times, null bitmap, then the values in the view's order.
 
-    Neighbouring columns of one type are one field of ``plain``, so that they are converted together: ``runs`` has the
-    columns' names by field. ``dated`` is the same with a created time. ``places`` has field and index of each fixed
-    column. ``absent`` stands for no row, and is plain.
+    ``dated`` is ``plain`` with a created time. ``fields`` has the field of each fixed column by its name. ``nulls`` is
+    where the bitmap lies in a plain row; ``offsets, kinds`` (n_columns,): where the fixed columns do, and their types.
     """
 
     plain: np.dtype[Any]
     dated: np.dtype[Any]
-    runs: tuple[tuple[str, tuple[str, ...]], ...]
-    places: Mapping[str, tuple[str, int]]
-    absent: bytes
+    fields: Mapping[str, str]
+    nulls: int
+    offsets: Ints
+    kinds: Ints
 
 
 _ROW_LAYOUTS: dict[str, RowLayout] = {}
@@ -231,23 +232,27 @@ def row_layout(view: BatchView) -> RowLayout:
 
 
 def _row_layout(view: BatchView) -> RowLayout:
-    fixed = [(column.name, _ROW_TYPES[column.dtype]) for column in view.columns if column.dtype in _ROW_TYPES]
-    groups = [(kind, tuple(name for name, _ in held)) for kind, held in groupby(fixed, key=itemgetter(1))]
-    runs = tuple((f"run{at}", names) for at, (_, names) in enumerate(groups))
-    nulls = (len(view.columns) + 7) // 8
+    fixed = [column for column in view.columns if column.dtype in _ROW_TYPES]
+    fields = {column.name: f"value{at}" for at, column in enumerate(fixed)}  # a column may be called "event"
     times: list[Any] = [("kind", "u1"), ("event", "<i8")]
-    values: list[Any] = [("nulls", "u1", (nulls,))]
-    values += [(run, kind, (len(names),)) for (run, names), (kind, _) in zip(runs, groups, strict=True)]
-    absent = np.zeros((), np.dtype([*times, *values]))
-    absent["event"], absent["nulls"] = -1, 255
-    places = {name: (run, at) for run, names in runs for at, name in enumerate(names)}
+    values: list[Any] = [("nulls", "u1", ((len(view.columns) + 7) // 8,))]
+    values += [(fields[column.name], _ROW_TYPES[column.dtype][0]) for column in fixed]
+    plain = np.dtype([*times, *values])
+    offsets = np.array([offset_of(plain, field) for field in fields.values()], np.int64)
+    kinds = np.array([_ROW_TYPES[column.dtype][1] for column in fixed], np.int64)
     dated = np.dtype([*times, ("created", "<i8"), *values])
-    return RowLayout(absent.dtype, dated, runs, places, absent.tobytes())
+    return RowLayout(plain, dated, fields, offset_of(plain, "nulls"), offsets, kinds)
+
+
+def offset_of(layout: np.dtype[Any], field: str) -> int:
+    """Where a field of a record begins."""
+    assert layout.fields is not None
+    return layout.fields[field][1]
 
 
 def is_fixed(view: BatchView) -> bool:
     """True where every value has a fixed width, so that rows are packed and unpacked as one array."""
-    return all(column.dtype in _ROW_TYPES for column in view.columns)
+    return len(row_layout(view).fields) == len(view.columns)
 
 
 def encode_rows(
@@ -267,48 +272,34 @@ def encode_rows(
     if own.any():
         rows["kind"][own], rows["created"] = DATED, created_ms
     for at, column in enumerate(view.columns):
-        run, place = layout.places[column.name]
         values = columns[column.name]
         absent = np.isnan(values) if values.dtype.kind == "f" else None
         if absent is not None and absent.any():
             rows["nulls"][:, at // 8] |= absent.astype(np.uint8) << (at % 8)
             values = np.where(absent, 0, values)
-        rows[run][:, place] = values
+        rows[layout.fields[column.name]] = values
     if own.any() and not own.all():
         return [_short(row.tobytes()) if row["kind"] == PLAIN else row.tobytes() for row in rows]
     return rows
 
 
-def decode_rows(
-    view: BatchView, blobs: Sequence[bytes | None] | NDArray[np.void]
-) -> tuple[Ints, dict[str, NDArray[np.float64]]]:
+def newest(blobs: Blobs) -> Ints:
+    """Newest folded event of each tile blob, int64 (n,), -1 where there is no blob."""
+    out = np.full(len(blobs), -1, np.int64)
+    held = blobs.sizes > 0
+    out[held] = blobs.at("<i8", blobs.starts[held] + 1)  # after the version
+    return out
+
+
+def decode_rows(view: BatchView, blobs: Blobs) -> tuple[Ints, dict[str, NDArray[np.float64]]]:
     """Event times (n,), -1 where there is no row, and float64 values by name, NaN where there is none; fixed views."""
+    from headwater.online import kernels
+
     layout = row_layout(view)
-    rows = _of_one_kind(layout, blobs) if isinstance(blobs, np.ndarray) else _joined(layout, blobs)
-    values: dict[str, NDArray[np.float64]] = {}
-    for run, names in layout.runs:
-        values.update(zip(names, rows[run].astype(np.float64, order="F").T, strict=True))
-    nulls = rows["nulls"]
-    if nulls.any():
-        absent = np.unpackbits(nulls, axis=1, bitorder="little").view(np.bool_)
-        for at, column in enumerate(view.columns):
-            values[column.name][absent[:, at]] = np.nan
-    return rows["event"].astype(np.int64), values
-
-
-def _of_one_kind(layout: RowLayout, blobs: NDArray[np.void]) -> NDArray[Any]:
-    """Rows of one length are of one kind."""
-    return blobs.view(layout.plain if blobs.itemsize == layout.plain.itemsize else layout.dated)
-
-
-def _joined(layout: RowLayout, blobs: Sequence[bytes | None]) -> NDArray[Any]:
-    """Rows of any kinds, without their created times."""
-    raw = b"".join([layout.absent if blob is None else blob for blob in blobs])
-    if len(raw) != len(blobs) * layout.plain.itemsize:
-        raw = b"".join(
-            [layout.absent if blob is None else _short(blob) if blob[0] == DATED else blob for blob in blobs]
-        )
-    return np.frombuffer(raw, layout.plain)
+    event, values = kernels.rows(
+        blobs.raw, blobs.starts, blobs.sizes, layout.plain.itemsize, layout.nulls, layout.offsets, layout.kinds
+    )
+    return event, dict(zip(view.features, values, strict=True))
 
 
 def _short(blob: bytes) -> bytes:
@@ -328,10 +319,9 @@ def encode_row(view: BatchView, event_ms: int, created_ms: int, values: Sequence
     for at, (column, value) in enumerate(zip(view.columns, values, strict=True)):
         if value is None:
             row["nulls"][at // 8] |= 1 << (at % 8)
-        elif column.name in layout.places:
-            run, place = layout.places[column.name]
-            row[run][place] = value
-        if column.name not in layout.places:
+        elif column.name in layout.fields:
+            row[layout.fields[column.name]] = value
+        if column.name not in layout.fields:
             raw = b"" if value is None else value if isinstance(value, bytes) else str(value).encode()
             tail.append(struct.pack("<I", len(raw)) + raw)
     return row.tobytes() + b"".join(tail)
@@ -346,9 +336,8 @@ def decode_row(view: BatchView, blob: bytes) -> tuple[int, int, list[Any]]:
     at = dtype.itemsize
     for index, column in enumerate(view.columns):
         null = bool(row["nulls"][index // 8] & (1 << (index % 8)))
-        if column.name in layout.places:
-            run, place = layout.places[column.name]
-            values.append(None if null else row[run][place].item())
+        if column.name in layout.fields:
+            values.append(None if null else row[layout.fields[column.name]].item())
         else:
             (length,) = struct.unpack_from("<I", blob, at)
             at += 4

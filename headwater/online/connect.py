@@ -1,5 +1,7 @@
 """The one way to the online store: a URL becomes a client, of one server or of all nodes of a cluster."""
 
+import select
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -48,6 +50,15 @@ def connect(url: str, **options: Any) -> "Store":
     if url.startswith("rediss://") and "ssl_cert_reqs=none" not in urlsplit(url).query:
         options = {"ssl_check_hostname": True, **options}
     return Store(url, **options)
+
+
+def waits(source: socket.socket) -> bool:
+    """Whether bytes have arrived, or the end of them."""
+    if isinstance(source, ssl.SSLSocket) and source.pending():
+        return True
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Store(redis.Redis):

@@ -26,8 +26,7 @@ from headwater.errors import DefinitionError, HeadwaterError
 from headwater.online import codec
 from headwater.online.connect import connect
 from headwater.online.cuts import cuts_key
-from headwater.online.fetch import Key
-from headwater.online.keys import project_prefix
+from headwater.online.keys import Key, project_prefix
 from headwater.online.reader import OnlineReader, Values, ViewRead
 from headwater.online.writer import OnlineWriter
 from headwater.plan import BatchView, FeaturePlan, View

@@ -7,11 +7,11 @@ are packed here rather than argument by argument, which was half of a read's CPU
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from headwater.online.keys import encoded, entity_key, rests_of_keys
-from headwater.online.replies import Column, Read, Replies
-from headwater.online.wire import Starts, Wire, bulk
+import numpy as np
 
-Key = tuple[str, ...]
+from headwater.online.keys import Key, encoded, entity_key, firsts, rests_of_keys
+from headwater.online.replies import Blobs, Read, Replies
+from headwater.online.wire import Starts, Wire, bulk
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +34,15 @@ class _Batch:
     fields: list[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class _Commands:
-    """Packed: each of ``heads`` followed by the same ``tail``."""
-
-    heads: list[bytes]
-    tail: bytes
-
-
-def fetch(wire: Wire, prefix: bytes, wanted: Sequence[Wanted]) -> Mapping[tuple[str, str], Column]:
+def fetch(wire: Wire, prefix: bytes, wanted: Sequence[Wanted]) -> Mapping[tuple[str, str], Blobs]:
     """Blobs by (view, table id), in the order of the view's keys, ``None`` where there is none."""
     # Single keys first, the longest of them first: what follows replies of unlike lengths is read one by one.
     batches = sorted(_batches(wanted), key=lambda batch: (len(batch.join_keys) > 1, -len(batch.keys)))
     places = [_places(batch) for batch in batches]
-    commands = [_pack(prefix, *pair) for pair in zip(batches, places, strict=True)]
-    if not any(one.heads for one in commands):
-        return {name: [] for batch in batches for name in batch.names}
+    if not any(batch.keys for batch in batches):
+        return {name: Blobs.of([]) for batch in batches for name in batch.names}
 
-    def read(replies: Replies | Read) -> dict[tuple[str, str], Column]:
+    def read(replies: Replies | Read) -> dict[tuple[str, str], Blobs]:
         return {
             name: column
             for batch, held in zip(batches, places, strict=True)
@@ -59,9 +50,10 @@ def fetch(wire: Wire, prefix: bytes, wanted: Sequence[Wanted]) -> Mapping[tuple[
         }
 
     if wire.cluster is None:
-        return wire.exchange(b"".join([one.tail.join([*one.heads, b""]) for one in commands]), read)
+        return wire.exchange(b"".join([_packed(prefix, *pair) for pair in zip(batches, places, strict=True)]), read)
+    commands = [one for pair in zip(batches, places, strict=True) for one in _commands(prefix, *pair)]
     keys = [key for pair in zip(batches, places, strict=True) for key in _owners(prefix, *pair)]
-    return read(Read(wire.send([head + one.tail for one in commands for head in one.heads], keys)))
+    return read(Read(wire.send(commands, keys)))
 
 
 def _batches(wanted: Sequence[Wanted]) -> list[_Batch]:
@@ -86,21 +78,35 @@ def _places(batch: _Batch) -> dict[str, list[int]] | None:
 def _owners(prefix: bytes, batch: _Batch, places: Mapping[str, Sequence[int]] | None) -> list[bytes]:
     """The key of each command."""
     base = entity_key(prefix, batch.join_keys[0], "")
-    return [base + owner for owner in encoded([key[0] for key in batch.keys] if places is None else list(places))]
+    return [base + owner for owner in encoded(firsts(batch.keys) if places is None else list(places))]
 
 
-def _pack(prefix: bytes, batch: _Batch, places: Mapping[str, Sequence[int]] | None) -> _Commands:
-    return _alone(prefix, batch) if places is None else _composite(prefix, batch, places)
+def _packed(prefix: bytes, batch: _Batch, places: Mapping[str, Sequence[int]] | None) -> bytes | memoryview:
+    """The commands end to end; all at once where one text can be told from the next."""
+    from headwater.online import kernels
+
+    texts = "\0".join(owners := firsts(batch.keys)).encode()
+    if places is not None or texts.count(0) != len(owners) - 1:
+        return b"".join(_commands(prefix, batch, places))
+    head, tail = _around(batch)
+    parts = texts, head, entity_key(prefix, batch.join_keys[0], ""), tail
+    return kernels.commands(len(owners), *(np.frombuffer(part, np.uint8) for part in parts)).data
 
 
-def _alone(prefix: bytes, batch: _Batch) -> _Commands:
-    fields = b"\r\n" + b"".join(map(bulk, batch.fields))
-    starts = Starts(b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(batch.fields)), entity_key(prefix, batch.join_keys[0], ""))
-    owners = encoded([key[0] for key in batch.keys])
-    return _Commands([starts[len(owner)] + owner for owner in owners], fields)
+def _commands(prefix: bytes, batch: _Batch, places: Mapping[str, Sequence[int]] | None) -> list[bytes]:
+    if places is not None:
+        return _composite(prefix, batch, places)
+    head, tail = _around(batch)
+    starts = Starts(head, entity_key(prefix, batch.join_keys[0], ""))
+    return [starts[len(owner)] + owner + tail for owner in encoded(firsts(batch.keys))]
 
 
-def _composite(prefix: bytes, batch: _Batch, places: Mapping[str, Sequence[int]]) -> _Commands:
+def _around(batch: _Batch) -> tuple[bytes, bytes]:
+    """What precedes and what follows the entity in each command."""
+    return b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(batch.fields)), b"\r\n" + b"".join(map(bulk, batch.fields))
+
+
+def _composite(prefix: bytes, batch: _Batch, places: Mapping[str, Sequence[int]]) -> list[bytes]:
     rests = rests_of_keys(batch.keys)
     starts = [Starts(b"", field) for field in batch.fields]
     commands = []
@@ -108,10 +114,10 @@ def _composite(prefix: bytes, batch: _Batch, places: Mapping[str, Sequence[int]]
         fields = [start[len(rests[at])] + rests[at] for at in held for start in starts]
         owner = bulk(entity_key(prefix, batch.join_keys[0], first))
         commands.append(b"*%d\r\n$5\r\nHMGET\r\n%b%b\r\n" % (2 + len(fields), owner, b"\r\n".join(fields)))
-    return _Commands(commands, b"")
+    return commands
 
 
-def _columns(replies: Replies | Read, batch: _Batch, places: Mapping[str, Sequence[int]] | None) -> Sequence[Column]:
+def _columns(replies: Replies | Read, batch: _Batch, places: Mapping[str, Sequence[int]] | None) -> Sequence[Blobs]:
     width = len(batch.fields)
     if places is None:
         return replies.columns(len(batch.keys), width)
@@ -121,4 +127,4 @@ def _columns(replies: Replies | Read, batch: _Batch, places: Mapping[str, Sequen
             for column, blobs in enumerate(columns):
                 for at, blob in zip(held, reply[column::width], strict=True):
                     blobs[at] = blob
-    return columns
+    return [Blobs.of(column) for column in columns]

@@ -9,6 +9,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import overload
 
 
 def project_prefix(project: str) -> bytes:
@@ -19,6 +20,32 @@ def project_prefix(project: str) -> bytes:
 def entity_key(prefix: bytes, join_key: str, value: str) -> bytes:
     """Key of the hash that holds all of an entity's values."""
     return prefix + f"{join_key}={value}".encode()
+
+
+Key = tuple[str, ...]
+
+
+class Keys(Sequence[Key]):
+    """Keys as columns, one of each join key's values; a key is made when it is asked for."""
+
+    def __init__(self, columns: Sequence[Sequence[str]]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    @overload
+    def __getitem__(self, at: int) -> Key: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Keys": ...
+    def __getitem__(self, at: int | slice) -> "Key | Keys":
+        parts = [column[at] for column in self.columns]
+        return Keys(parts) if isinstance(at, slice) else tuple(map(str, parts))
+
+
+def firsts(keys: Sequence[Key]) -> Sequence[str]:
+    """The first value of each key."""
+    return keys.columns[0] if isinstance(keys, Keys) else [key[0] for key in keys]
 
 
 def encoded(texts: Sequence[str]) -> list[bytes]:

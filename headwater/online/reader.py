@@ -13,9 +13,9 @@ from headwater.clock import Clock
 from headwater.errors import DataError, NotAnswerableError
 from headwater.folds import Floats, Ints
 from headwater.online import codec, merge
-from headwater.online.fetch import Key, Wanted, fetch
-from headwater.online.keys import entity_key, other_keys, project_prefix
-from headwater.online.replies import Column, list_of
+from headwater.online.fetch import Wanted, fetch
+from headwater.online.keys import Key, Keys, entity_key, other_keys, project_prefix
+from headwater.online.replies import Blobs
 from headwater.online.wire import Wire, pack
 from headwater.plan import BatchView, FeaturePlan, OnDemandView, View
 
@@ -73,6 +73,10 @@ class OnlineReader:
         self._prefix = project_prefix(plan.project)
         self._views: dict[str, View | BatchView] = {view.name: view for view in plan.views}
         self._views.update({view.name: view for view in plan.batch_views})
+        self._tables = {
+            name: tuple((table.id, table.field) for table in (view.tables if isinstance(view, View) else (view,)))
+            for name, view in self._views.items()
+        }
         self._assemblies: dict[str, Assembly] = {}
 
     def read_matrix(
@@ -139,7 +143,7 @@ class OnlineReader:
 
         ``None`` where there is no row within the view's ttl.
         """
-        blobs = list_of(fetch(self._wire, self._prefix, [self._wanted(view.name, keys)])[view.name, view.id])
+        blobs = fetch(self._wire, self._prefix, [self._wanted(view.name, keys)])[view.name, view.id].listed()
         rows = [None if blob is None else codec.decode_row(view, blob) for blob in blobs]
         event = np.array([-1 if row is None else row[0] for row in rows], np.int64)
         found = _within_ttl(view, event, np.maximum(self._clock.now_ms(), event))
@@ -155,10 +159,10 @@ class OnlineReader:
 
     def _distinct(
         self, wanted: Mapping[str, Sequence[str]], entities: Mapping[str, Sequence[str]]
-    ) -> tuple[dict[str, list[Key]], dict[str, NDArray[np.intp]]]:
-        keys: dict[str, list[Key]] = {}
+    ) -> tuple[dict[str, Sequence[Key]], dict[str, NDArray[np.intp]]]:
+        keys: dict[str, Sequence[Key]] = {}
         rows: dict[str, NDArray[np.intp]] = {}
-        done: dict[Key, tuple[list[Key], NDArray[np.intp]]] = {}
+        done: dict[Key, tuple[Sequence[Key], NDArray[np.intp]]] = {}
         for name in wanted:
             view = self._view(name)
             missing = [key for key in view.join_keys if key not in entities]
@@ -175,20 +179,18 @@ class OnlineReader:
         return stored
 
     def _wanted(self, name: str, keys: Sequence[Key]) -> Wanted:
-        view = self._view(name)
-        tables = view.tables if isinstance(view, View) else (view,)
-        return Wanted(name, view.join_keys, tuple((table.id, table.field) for table in tables), keys)
+        return Wanted(name, self._view(name).join_keys, self._tables[name], keys)
 
     def _windowed(
         self,
         view: View,
         keys: Sequence[Key],
-        replies: Mapping[tuple[str, str], Column],
+        replies: Mapping[tuple[str, str], Blobs],
         now: int,
         at: int | None,
     ) -> ViewRead:
-        tables = [(table, merge.Blobs.of(list_of(replies[view.name, table.id]))) for table in view.tables]
-        newest = np.max([blobs.newest() for _, blobs in tables], axis=0)
+        tables = [(table, replies[view.name, table.id]) for table in view.tables]
+        newest = np.max([codec.newest(blobs) for _, blobs in tables], axis=0)
         if at is not None and bool((newest >= at).any()):
             worst = int(np.argmax(newest))
             raise NotAnswerableError(
@@ -208,17 +210,17 @@ class OnlineReader:
         return ViewRead(values, found, instants, newest, keys, marks)
 
 
-def _factorise(columns: Sequence[Sequence[str]]) -> tuple[list[Key], NDArray[np.intp]]:
+def _factorise(columns: Sequence[Sequence[str]]) -> tuple[Sequence[Key], NDArray[np.intp]]:
     """Distinct keys in order of appearance, and the place of each row's key among them."""
-    keys: list[Key] = list(zip(*columns, strict=True))
-    alone = len(columns) == 1  # texts keep their hash, tuples do not
-    if len(set(columns[0] if alone else keys)) == len(keys):
-        return keys, np.arange(len(keys))
+    keys: Sequence[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+    if len(set(keys)) == len(keys):
+        return Keys(columns), np.arange(len(keys))
     place = {key: at for at, key in enumerate(dict.fromkeys(keys))}
-    return list(place), np.array([place[key] for key in keys], np.intp)
+    distinct = list(place)
+    return Keys([distinct]) if len(columns) == 1 else distinct, np.array([place[key] for key in keys], np.intp)
 
 
-def _ready_made(view: BatchView, keys: Sequence[Key], blobs: Column, now: int, at: int | None) -> ViewRead:
+def _ready_made(view: BatchView, keys: Sequence[Key], blobs: Blobs, now: int, at: int | None) -> ViewRead:
     columns: dict[str, Values] = {}
     if codec.is_fixed(view):
         event, floats = codec.decode_rows(view, blobs)
@@ -229,7 +231,7 @@ def _ready_made(view: BatchView, keys: Sequence[Key], blobs: Column, now: int, a
                 column[~found] = np.nan
         columns.update(floats)
         return ViewRead(columns, found, instants, event, keys)
-    rows = [None if blob is None else codec.decode_row(view, blob) for blob in list_of(blobs)]
+    rows = [None if blob is None else codec.decode_row(view, blob) for blob in blobs.listed()]
     event = np.array([-1 if row is None else row[0] for row in rows], np.int64)
     instants = _instants(view, keys, event, now, at)
     found = _within_ttl(view, event, instants)

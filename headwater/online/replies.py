@@ -1,13 +1,11 @@
-"""Replies read off a connection; those of like values as arrays, without an object for each value.
-
-Many entities' values of one table mostly have one length each, and then the replies to their HMGETs are records of one
-length, whose framing is known from the first. Where the framing holds in every record, the values are columns of the
-received bytes; where it does not (an entity is missing, a blob is longer), what was received goes to hiredis.
+"""Replies read off a connection; values of many entities as places in the received bytes, without an object for each.
 
     *2\\r\\n $46\\r\\n <46 bytes> \\r\\n $42\\r\\n <42 bytes> \\r\\n      one reply of two values: 112 bytes
+
+Where a reply is of another kind than was asked for, it and what follows goes to hiredis.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from socket import socket
@@ -19,72 +17,50 @@ from numpy.typing import NDArray
 from redis.cluster import ClusterParser
 from redis.exceptions import ConnectionError as ClosedError
 
-Column = list[bytes | None] | NDArray[np.void]
-"""One field's values of many entities, ``None`` where there is none; an array where all have one length."""
-FEWEST = 32
-"""Below this many replies hiredis is quicker than numpy."""
 _CHUNK = 1 << 15
+_SIZE, _ROOM = 64, 1.125
+"""Bytes of a value, at first; then replies are taken to be as long as those read, and a little longer."""
 _INCOMPLETE = object()
 
-
-def list_of(column: Column) -> list[bytes | None]:
-    """The column's values one by one."""
-    return column if isinstance(column, list) else column.tolist()
+Ints = NDArray[np.int64]
 
 
-def by_field(replies: Iterable[Any], width: int) -> list[Column]:
+@dataclass(frozen=True, slots=True)
+class Blobs:
+    """One field's values of n entities. ``starts, sizes`` (n,): where each lies in ``raw``; size -1 where none is."""
+
+    raw: NDArray[np.uint8]
+    starts: Ints
+    sizes: Ints
+
+    @classmethod
+    def of(cls, values: Sequence[bytes | None]) -> "Blobs":
+        sizes = np.fromiter((-1 if value is None else len(value) for value in values), np.int64, len(values))
+        lengths = np.maximum(sizes, 0)
+        joined = bytearray().join([value or b"" for value in values])
+        return cls(np.frombuffer(joined, np.uint8), np.cumsum(lengths) - lengths, sizes)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def listed(self) -> list[bytes | None]:
+        """The values one by one."""
+        places = zip(self.starts.tolist(), self.sizes.tolist(), strict=True)
+        return [None if size < 0 else self.raw[start : start + size].tobytes() for start, size in places]
+
+    def at(self, dtype: Any, places: Ints) -> NDArray[Any]:
+        """What begins at any places of the bytes."""
+        last = max(0, len(self.raw) - np.dtype(dtype).itemsize + 1)
+        anywhere: NDArray[Any] = np.ndarray(last, dtype, self.raw, 0, (1,))
+        return anywhere[places]
+
+
+def by_field(replies: Iterable[Any], width: int) -> list[Blobs]:
     """Replies to HMGETs of ``width`` fields, by field; an error is a reply of nothing."""
     values: list[bytes | None] = []
     for reply in replies:
         values += reply if type(reply) is list else [None] * width
-    return [values[at::width] for at in range(width)]
-
-
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """What the bytes of like replies have in common: ``framing`` at ``places`` of each ``stride`` bytes."""
-
-    stride: int
-    places: NDArray[np.intp]
-    framing: NDArray[np.uint8]
-    values: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def of(cls, received: bytes, width: int) -> "Framing | None":
-        """As the first reply has it, of ``width`` values; ``None`` if it is incomplete or has a value missing."""
-        at = len(head := b"*%d\r\n" % width)
-        if received[:at] != head:
-            return None
-        values = []
-        for _ in range(width):
-            end = received.find(b"\r\n", at)
-            length = received[at + 1 : end]
-            if end < 0 or received[at : at + 1] != b"$" or not length.isdigit():
-                return None
-            values.append((end + 2, int(length)))
-            at = end + 2 + int(length) + 2
-        if len(received) < at:
-            return None
-        framed = np.ones(at, np.bool_)
-        for begin, length_ in values:
-            framed[begin : begin + length_] = False
-        places = np.flatnonzero(framed)
-        return cls(at, places, np.frombuffer(received, np.uint8, at)[places], tuple(values))
-
-    def holds(self, received: NDArray[np.uint8]) -> bool:
-        """Whether whole replies, and the beginning of one more, are framed like the first."""
-        whole = len(received) // self.stride * self.stride
-        rest = received[whole:]
-        begun = self.places[: np.searchsorted(self.places, len(rest))]
-        return bool(
-            (received[:whole].reshape(-1, self.stride)[:, self.places] == self.framing).all()
-            and (rest[begun] == self.framing[: len(begun)]).all()
-        )
-
-    def columns(self, received: bytearray) -> list[Column]:
-        """The values, each column (n,) of raw bytes."""
-        n = len(received) // self.stride
-        return [np.ndarray(n, f"V{length}", received, begin, self.stride) for begin, length in self.values]
+    return [Blobs.of(values[at::width]) for at in range(width)]
 
 
 class Replies:
@@ -96,10 +72,10 @@ class Replies:
         self._ahead = b""
         self._reader: Any = None
 
-    def columns(self, n: int, width: int) -> list[Column]:
+    def columns(self, n: int, width: int) -> list[Blobs]:
         """Replies to n HMGETs of ``width`` fields, by field."""
-        alike = self._alike(n, width) if n >= FEWEST and self._reader is None else None
-        return self._mixed(n, width) if alike is None else alike
+        found = self._scanned(n, width) if self._reader is None else None
+        return by_field(self.take(n), width) if found is None else found
 
     def take(self, n: int) -> list[Any]:
         """n replies of any kind."""
@@ -117,25 +93,24 @@ class Replies:
             found.append(reply)
         return found
 
-    def _alike(self, n: int, width: int) -> list[Column] | None:
-        received = self._ahead or self._receive()
-        framing = Framing.of(received, width)
-        if framing is None:
-            self._ahead = received
-            return None
-        whole = bytearray(n * framing.stride)
-        at, checked = min(len(whole), len(received)), 0
-        whole[:at], self._ahead = received[:at], received[at:]
-        while framing.holds(np.frombuffer(whole, np.uint8, at - checked, checked)):
-            if at == len(whole):
-                return framing.columns(whole)
-            checked = at // framing.stride * framing.stride
-            at += self._receive_into(memoryview(whole)[at:])
-        self._ahead = bytes(whole[:at]) + self._ahead
-        return None
+    def _scanned(self, n: int, width: int) -> list[Blobs] | None:
+        from headwater.online.kernels import FOREIGN, scan  # what only writes needs no compiled loops
 
-    def _mixed(self, n: int, width: int) -> list[Column]:
-        return by_field(self.take(n), width)
+        places = np.empty((2, n * width), np.int64)
+        raw = np.empty(max(_CHUNK, n * width * _SIZE, len(self._ahead)), np.uint8)
+        raw[: len(self._ahead)] = np.frombuffer(self._ahead, np.uint8)
+        begun, end, done = 0, len(self._ahead), 0
+        while True:
+            begun, done, found = scan(raw, begun, end, places[0], places[1], done, width)
+            if found == FOREIGN:
+                self._ahead = raw[:end].tobytes()
+                return None
+            if done == n * width:
+                self._ahead = raw[begun:end].tobytes()
+                return [Blobs(raw, *places[:, at::width].copy()) for at in range(width)]
+            if end == len(raw):
+                raw = _longer(raw, int(_ROOM * begun / done * n * width) if done else 0)
+            end += self._receive_into(raw[end:].data)
 
     def _receive(self) -> bytes:
         received = self._source.recv(_CHUNK)
@@ -150,13 +125,19 @@ class Replies:
         return received
 
 
+def _longer(raw: NDArray[np.uint8], expected: int) -> NDArray[np.uint8]:
+    longer = np.empty(max(expected, 2 * len(raw)), np.uint8)
+    longer[: len(raw)] = raw
+    return longer
+
+
 class Read:
     """Replies that have been read already, in order, as :class:`Replies` gives them."""
 
     def __init__(self, replies: Iterable[Any]) -> None:
         self._replies = iter(replies)
 
-    def columns(self, n: int, width: int) -> list[Column]:
+    def columns(self, n: int, width: int) -> list[Blobs]:
         """Replies to n HMGETs of ``width`` fields, by field."""
         return by_field(islice(self._replies, n), width)
 

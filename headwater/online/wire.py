@@ -1,5 +1,6 @@
 """Many commands, one round trip: RESP packed by hand, since packing argument by argument is most of a client's time."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ import redis
 from numpy.typing import NDArray
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from headwater.online.connect import Store, unavailable
+from headwater.online.connect import Store, unavailable, waits
 from headwater.online.nodes import ask, ask_each
 from headwater.online.replies import Replies
 
@@ -63,6 +64,8 @@ class Wire:
     def __init__(self, client: redis.Redis) -> None:
         self._client, self._pool = client, client.connection_pool
         self._loads: dict[bytes, bytes] = {}
+        self._idle: list[Any] = []
+        self._pid = os.getpid()
 
     @property
     def cluster(self) -> Any:
@@ -104,7 +107,7 @@ class Wire:
             The store does not answer, or answers with another error.
         """
         try:
-            connection: Any = self._pool.get_connection()
+            connection = self._lent()
         except (RedisError, OSError) as error:
             raise unavailable(self._client, error) from error
         try:
@@ -113,13 +116,25 @@ class Wire:
             found = read(replies)
         except BaseException as error:
             connection.disconnect()  # what is left of the replies must not be read as another call's
+            self._pool.release(connection)
             if isinstance(error, RedisError | OSError):
                 raise unavailable(self._client, error) from error
             raise
-        finally:
-            self._pool.release(connection)
+        self._idle.append(connection)
         self._refuse(replies.error)
         return found
+
+    def _lent(self) -> Any:
+        """A connection that has nothing to read: one of ours, since lending is a tenth of a read, or the pool's."""
+        if self._pid != os.getpid():
+            self._idle, self._pid = [], os.getpid()  # the parent's
+        while self._idle:
+            connection = self._idle.pop()
+            if connection._sock is not None and not waits(connection._sock):
+                return connection
+            connection.disconnect()
+            self._pool.release(connection)
+        return self._pool.get_connection()
 
     def _asked(self, cluster: Any, work: Callable[[], list[Any]]) -> list[Any]:
         try:

@@ -63,7 +63,7 @@ def spawn(command: Sequence[str | Path], log: Path, env: Mapping[str, str] | Non
     with log.open("ab") as output:
         child = subprocess.Popen(
             list(map(str, command)), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True, env={**os.environ, **(env or {})},
+            start_new_session=True, env={**_inherited(), **(env or {})},
         )  # fmt: skip
     _started_here[child.pid] = child
     try:
@@ -71,6 +71,11 @@ def spawn(command: Sequence[str | Path], log: Path, env: Mapping[str, str] | Non
     except psutil.Error:
         created = 0.0  # it has ended already
     return Process(child.pid, created)
+
+
+def _inherited() -> dict[str, str]:
+    """This process's environment, without the folder of metrics that Feast's import names for this process alone."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_MULTIPROC")}
 
 
 @contextmanager

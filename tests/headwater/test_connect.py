@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from headwater.cli.main import build
 from headwater.clock import StoredClock
 from headwater.errors import ConfigError, UnavailableError
-from headwater.online.connect import connect
+from headwater.online.connect import connect, waits
 from headwater.online.wire import Wire, pack
 from headwater.settings import Settings, addresses, get_settings, shown_url
 
@@ -164,6 +164,29 @@ def test_no_command_prints_the_password(guarded, monkeypatch, tmp_path, command,
         assert ("refuses" in found["mend"]) == (password != ENCODED)
     for secret in (PASSWORD, password, "headwater:"):
         assert secret not in printed
+
+
+@pytest.mark.integration
+def test_a_connection_that_the_server_closed_or_that_has_bytes_left_is_not_used_again(valkey):
+    with connect(valkey) as client, connect(valkey) as other:
+        wire = Wire(client)
+
+        def number():
+            return wire.send([pack((b"CLIENT", b"ID"))], [b""])[0]
+
+        first = number()
+        assert number() == first
+        other.client_kill_filter(_id=str(first))
+        second = number()
+        assert second != first
+        [connection] = wire._idle
+        connection._sock.sendall(pack((b"PING",)))
+        while not waits(connection._sock):
+            pass
+        third = number()
+        assert third != second
+        client.connection_pool.disconnect()
+        assert number() != third
 
 
 def test_settings_do_not_show_it():

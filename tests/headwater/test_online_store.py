@@ -18,6 +18,7 @@ from headwater.online import codec
 from headwater.online.erase import Erased, erase_entity
 from headwater.online.keys import encoded, entity_key, project_prefix, rest_of_key, rests_of_keys
 from headwater.online.reader import OnlineReader
+from headwater.online.replies import Blobs
 from headwater.online.writer import OnlineWriter
 from headwater.plan import HOUR_MS, BatchView, Column, FeaturePlan, Partial, Service, ServiceFeature, Table
 
@@ -277,7 +278,7 @@ def test_rows_packed_together_are_the_rows_packed_one_by_one(rows):
         },
     )
     assert [bytes(row) for row in together] == one_by_one
-    event, values = codec.decode_rows(NUMBERS, [*one_by_one, None])
+    event, values = codec.decode_rows(NUMBERS, Blobs.of([*one_by_one, None]))
     decoded = [codec.decode_row(NUMBERS, blob) for blob in one_by_one]
     assert [row[:2] for row in decoded] == [(START, START + later) for *_, later in rows]
     assert event.tolist() == [START] * len(rows) + [-1]

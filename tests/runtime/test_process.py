@@ -74,6 +74,19 @@ def test_a_process_that_cannot_start_its_work_leaves_its_words_in_the_log(tmp_pa
     assert process.last_lines(tmp_path / "log") == ["out of luck"]
 
 
+def test_a_process_does_not_share_its_metrics_with_the_one_that_imported_feast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
+    for name in names:
+        monkeypatch.setenv(name, str(tmp_path))
+    told = f"import os; print([os.environ.get(name) for name in {names}], os.environ['OWN'])"
+    started = process.spawn([sys.executable, "-c", told], tmp_path / "log", {"OWN": "kept"})
+    wait_for(lambda: not started.is_alive())
+    process.end(started)
+    assert process.last_lines(tmp_path / "log") == ["[None, None] kept"]
+
+
 @pytest.mark.parametrize("content", ["", "not json", '{"pid": 1}', "[]"])
 def test_a_readiness_file_counts_only_for_the_process_that_wrote_it(tmp_path: Path, content: str) -> None:
     settings = Settings(state_dir=tmp_path)
