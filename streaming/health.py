@@ -17,7 +17,7 @@ DEPLOYING, WAITING, NO_TASK_MANAGER = "DEPLOYING", "WAITING_FOR_WORKERS", "NO_TA
 BEAT_PATIENCE_S = 15.0
 HEAP_LOOK_S, HEAP_FULL = 60.0, 0.8
 """A heap is full if so much of so long went into collections of all of it: then next to nothing else is done."""
-_FULL_COLLECTIONS = "Status.JVM.GarbageCollector.MarkSweepCompact.Time"
+_FULL_COLLECTIONS = "Status.JVM.GarbageCollector.PS_MarkSweep.Time"
 BEATS = (
     "CREATE TEMPORARY TABLE `hw_beats` (`beat` BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '{workers}')"
 )
@@ -131,7 +131,7 @@ def last_failure(job: RunFacts) -> str | None:
 
 
 class HeapWatch:
-    """Looks at how much of a JVM's time goes into collecting its whole heap (the serial collector's)."""
+    """Looks at how much of a JVM's time goes into collecting its whole heap (the parallel collector's)."""
 
     def __init__(self, job: RunFacts) -> None:
         self._url = f"{job.rest}/jobmanager/metrics"  # of a mini-cluster's only JVM

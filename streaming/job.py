@@ -28,7 +28,7 @@ from headwater.online.cuts import Cut
 from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan
 from headwater.runtime.jars import flink_jars
-from headwater.runtime.java import SHORT_RUN, find_java
+from headwater.runtime.java import STREAMING, find_java
 from headwater.runtime.ports import free_port
 from headwater.runtime.ready import mark_ready, ready_path
 from headwater.settings import Settings, addresses, get_settings
@@ -124,7 +124,7 @@ def cluster_options(settings: Settings) -> dict[str, str]:
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.num-retained": str(RETAINED),
         "execution.checkpointing.tolerable-failed-checkpoints": "1000",
-        "execution.buffer-timeout.interval": "20 ms",
+        "execution.buffer-timeout.interval": "5 ms",
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": "1 s",
         "restart-strategy.exponential-delay.max-backoff": "10 s",
@@ -147,7 +147,8 @@ def jvm_environment(settings: Settings) -> dict[str, str]:
     return {
         "JAVA_HOME": str(find_java().home),
         "JVM_ARGS": (
-            f"-Xmx{settings.flink_heap_mb}m -Xmn{settings.flink_heap_mb // YOUNG_SHARE}m {SHORT_RUN} "
+            f"-Xms{settings.flink_heap_mb}m -Xmx{settings.flink_heap_mb}m "
+            f"-Xmn{settings.flink_heap_mb // YOUNG_SHARE}m {STREAMING} "
             "-XX:+ExitOnOutOfMemoryError "
             f"-Djava.awt.headless=true -Dheadwater.log={log}"
         ),

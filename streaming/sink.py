@@ -18,7 +18,7 @@ from headwater.log import get_logger
 from headwater.online import codec
 from headwater.online.connect import connect
 from headwater.online.erase import erase_fields
-from headwater.online.writer import OnlineWriter
+from headwater.online.writer import OnlineWriter, Tiles
 from streaming.health import beats_key
 from streaming.sql import Program, Target, split_entry
 
@@ -134,8 +134,8 @@ class TileSink:
             (self.program.by_number[int(place)], np.flatnonzero(table_of_row == place))
             for place in np.unique(table_of_row)
         ]
-        for target, rows in tables:
-            self._write_table(writer, target, columns, self._not_barred(barred, target, columns, rows))
+        written = [(target, self._not_barred(barred, target, columns, rows)) for target, rows in tables]
+        writer.write_tables([tiles_of(target, columns, rows) for target, rows in written if len(rows)])
         if barred.refresh():  # who was forgotten meanwhile may have been deleted before this was written
             for target, rows in tables:
                 self._not_barred(barred, target, columns, rows)
@@ -157,15 +157,14 @@ class TileSink:
         erase_fields(self._client, self.program.plan.project, join_keys, target.table.field, gone)
         return rows[~mask]
 
-    def _write_table(self, writer: OnlineWriter, target: Target, columns: Columns, rows: NDArray[np.intp]) -> None:
-        if not len(rows):
-            return
-        join_keys, keys = target.view.join_keys, keys_of(target, columns, rows)
-        tiles = tile_columns(target, columns, rows)
-        payloads = None
-        if target.table.kind != "fixed":
-            payloads = [pack_list(target, entries) for entries in np.asarray(columns["entries"], object)[rows]]
-        writer.write_tiles(target.table, join_keys, keys, tiles, payloads)
+
+def tiles_of(target: Target, columns: Columns, rows: NDArray[np.intp]) -> Tiles:
+    """One table's rows as the online writer takes them."""
+    payloads = None
+    if target.table.kind != "fixed":
+        payloads = [pack_list(target, entries) for entries in np.asarray(columns["entries"], object)[rows]]
+    keys = keys_of(target, columns, rows)
+    return Tiles(target.table, target.view.join_keys, keys, tile_columns(target, columns, rows), payloads)
 
 
 def keys_of(target: Target, columns: Columns, rows: NDArray[np.intp]) -> list[tuple[str, ...]]:

@@ -108,9 +108,16 @@ class Program:
 
     @property
     def insert(self) -> str:
-        """Write what starts the job."""
-        folded = " UNION ALL ".join(self._fold(kind) for kind in self._kinds)
-        return f"INSERT INTO hw_out SELECT hw_sink({', '.join(map(_name, self.sink_columns))}) FROM ({folded})"
+        """Write what starts the job.
+
+        The UNNEST of one value keeps Flink from pushing the sink below the UNION, into each fold's own thread, which
+        would stand still while the sink waits for the store.
+        """
+        union = " UNION ALL ".join(self._fold(kind) for kind in self._kinds)
+        number, *others = columns = [_name(column) for column in self.sink_columns]
+        once = f"UNNEST(ARRAY[e.{number}]) AS f({number})"
+        folded = f"SELECT f.{number}, {', '.join(others)} FROM ({union}) AS e CROSS JOIN {once}"
+        return f"INSERT INTO hw_out SELECT hw_sink({', '.join(columns)}) FROM ({folded})"
 
     @property
     def _kinds(self) -> tuple[str, ...]:

@@ -30,6 +30,16 @@ local function kept(blob, oldest)
   return at
 end
 
+-- Most writes are of an entity's newest tile, which takes the place of the first record while nothing else moves.
+local function renewed(held, new)
+  local place, count, next = record(held, 10)
+  local new_place, new_count, new_next = record(new, 10)
+  if place == new_place and new_next > #new and (new_count >= count or place % 2 == replaced)
+    and struct.unpack('<i8', new, 2) >= struct.unpack('<i8', held, 2) then
+    return new .. string.sub(held, next)
+  end
+end
+
 local function merged(held, new)
   local newest = math.max(struct.unpack('<i8', held, 2), (struct.unpack('<i8', new, 2)))
   local oldest = 2 * (math.floor(math.max(record(held, 10), (record(new, 10))) / 2) - keep)
@@ -62,7 +72,7 @@ for _, key in ipairs(KEYS) do
   while at < last do
     local field, new = ARGV[at + 1], ARGV[at + 2]
     local held = redis.call('HGET', key, field)
-    local whole = held and merged(held, new) or new
+    local whole = held and (renewed(held, new) or merged(held, new)) or new
     if whole ~= held then redis.call('HSET', key, field, whole) end
     at = at + 2
   end

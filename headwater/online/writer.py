@@ -25,6 +25,25 @@ Blobs = Sequence[bytes] | NDArray[Any]
 """A blob for each key; an array where all have one length."""
 
 
+_Written = tuple[Sequence[bytes], Sequence[str], bytes, Sequence[Key], Blobs]
+"""Arguments of the script, join keys, field, and a blob for each key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Tile records of one table, n rows.
+
+    ``keys`` (n,): values of ``join_keys``, in the view's order. ``columns``, each (n,): ``tile, slot, count, newest,
+    ingest, hash`` and, for a fixed table, its partials by name. ``payloads`` (n,): for a list table, packed entries.
+    """
+
+    table: Table
+    join_keys: Sequence[str]
+    keys: Sequence[Key]
+    columns: dict[str, NDArray[Any]]
+    payloads: Sequence[bytes] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
     """Entities, and for each of them the number of pairs and the pairs, packed; ``owner`` is the first entity's key."""
@@ -57,16 +76,14 @@ class OnlineWriter:
         payloads: Sequence[bytes] | None = None,
         replace: int | None = None,
     ) -> int:
-        """Merge tile records, one a row.
+        """Merge tile records of one table, as :meth:`write_tables` does of several."""
+        return self.write_tables([Tiles(table, join_keys, keys, columns, payloads)], replace)
+
+    def write_tables(self, written: Sequence[Tiles], replace: int | None = None) -> int:
+        """Merge tile records, of several tables in as few round trips as their size allows.
 
         Parameters
         ----------
-        keys : (n,)
-            Values of ``join_keys``, in the view's order.
-        columns : each (n,)
-            ``tile, slot, count, newest, ingest, hash`` and, for a fixed table, its partials by name.
-        payloads : (n,)
-            For a list table, the packed entries.
         replace
             A slot whose records are replaced even by such that have folded fewer events: what its one writer has
             written last counts.
@@ -75,10 +92,13 @@ class OnlineWriter:
         -------
         Number of store commands sent.
         """
-        distinct, blobs = codec.pack_blobs(table, keys, columns, payloads)
-        size = codec.record_dtype(table).itemsize if payloads is None else 0
-        settings = (b"%d" % size, b"%d" % table.keep, b"%d" % (-1 if replace is None else replace))
-        return self._run("merge_tiles", settings, join_keys, table.field, distinct, blobs)
+        calls = []
+        for one in written:
+            distinct, blobs = codec.pack_blobs(one.table, one.keys, one.columns, one.payloads)
+            size = codec.record_dtype(one.table).itemsize if one.payloads is None else 0
+            settings = (b"%d" % size, b"%d" % one.table.keep, b"%d" % (-1 if replace is None else replace))
+            calls.append((settings, one.join_keys, one.table.field, distinct, blobs))
+        return self._run("merge_tiles", calls)
 
     def write_rows(self, view: BatchView, keys: Sequence[Key], rows: Blobs) -> int:
         """Write rows packed by :mod:`headwater.online.codec`; the newer (event, created) time wins.
@@ -87,7 +107,7 @@ class OnlineWriter:
         -------
         Number of store commands sent.
         """
-        return self._run("put_rows", (), view.join_keys, view.field, keys, rows)
+        return self._run("put_rows", [((), view.join_keys, view.field, keys, rows)])
 
     def drop(self, fields: Sequence[bytes]) -> None:
         """Delete the fields of removed tables from every entity of this project, and of this project alone."""
@@ -98,35 +118,35 @@ class OnlineWriter:
             if held:
                 self._client.hdel(key, *held)
 
-    def _run(
-        self,
-        script: str,
-        settings: Sequence[bytes],
-        join_keys: Sequence[str],
-        field: bytes,
-        keys: Sequence[Key],
-        blobs: Blobs,
-    ) -> int:
-        """Call a script for many entities at once, or for one at a time where a cluster holds them in other slots."""
-        base = entity_key(self._prefix, join_keys[0], "")
-        calls = _alone if len(join_keys) == 1 else _composite
-        most = _PAIRS if self._wire.cluster is None else 1
+    def _run(self, script: str, written: Sequence[_Written]) -> int:
         while True:
             try:
-                return self._send(script, settings, calls(base, field, keys, blobs, most))
+                return self._send(self._commands(script, written))
             except NoScriptError:
                 self._shas.clear()
 
-    def _send(self, script: str, settings: Sequence[bytes], calls: Iterator[_Call]) -> int:
-        head, fixed = bulk(b"EVALSHA") + bulk(self._sha(script)), b"".join(map(bulk, settings))
+    def _commands(self, script: str, written: Sequence[_Written]) -> Iterator[tuple[bytes, bytes]]:
+        """An entity's key and the command that calls a script for many entities at once.
+
+        It is one at a time where a cluster holds them in other slots.
+        """
+        head = bulk(b"EVALSHA") + bulk(self._sha(script))
+        most = _PAIRS if self._wire.cluster is None else 1
+        for settings, join_keys, field, keys, blobs in written:
+            fixed = b"".join(map(bulk, settings))
+            calls = _alone if len(join_keys) == 1 else _composite
+            for call in calls(entity_key(self._prefix, join_keys[0], ""), field, keys, blobs, most):
+                n = b"*%d\r\n" % (3 + call.n_keys + len(settings) + call.n_arguments)
+                yield call.owner, b"".join((n, head, bulk(b"%d" % call.n_keys), call.keys, fixed, call.arguments))
+
+    def _send(self, commands: Iterator[tuple[bytes, bytes]]) -> int:
         waiting: list[bytes] = []
         owners: list[bytes] = []
         sent, size = 0, 0
-        for call in calls:
-            n = b"*%d\r\n" % (3 + call.n_keys + len(settings) + call.n_arguments)
-            waiting.append(b"".join((n, head, bulk(b"%d" % call.n_keys), call.keys, fixed, call.arguments)))
-            owners.append(call.owner)
-            sent, size = sent + 1, size + len(waiting[-1])
+        for owner, command in commands:
+            waiting.append(command)
+            owners.append(owner)
+            sent, size = sent + 1, size + len(command)
             if size > _BYTES:
                 self._wire.send(waiting, owners)
                 waiting, owners, size = [], [], 0

@@ -141,7 +141,7 @@ def test_a_sink_whose_state_never_held_an_entity_writes_it_until_it_is_forgotten
 @pytest.mark.integration
 def test_who_is_forgotten_in_the_middle_of_a_write_is_not_left_behind(valkey, valkey_client, monkeypatch):
     """The deletion comes before the write it does not know of; the sink then takes back what it wrote."""
-    stored, write = StoredTombstones(valkey_client, "sunk"), OnlineWriter.write_tiles
+    stored, write = StoredTombstones(valkey_client, "sunk"), OnlineWriter.write_tables
 
     def forgetting(self, *arguments, **options):
         if not stored.version():
@@ -151,7 +151,7 @@ def test_who_is_forgotten_in_the_middle_of_a_write_is_not_left_behind(valkey, va
 
     sink = TileSink(PROGRAM, valkey)
     sink.write(batch(ROWS[:1]))
-    monkeypatch.setattr(OnlineWriter, "write_tiles", forgetting)
+    monkeypatch.setattr(OnlineWriter, "write_tables", forgetting)
     sink.write(batch(ROWS))
     assert held_by(valkey_client, "sunk") == {"u0", "u2"}
 
@@ -159,14 +159,14 @@ def test_who_is_forgotten_in_the_middle_of_a_write_is_not_left_behind(valkey, va
 @pytest.mark.integration
 def test_the_sink_waits_while_the_store_is_away_and_then_writes(valkey, valkey_client, monkeypatch):
     waits, failures = [], iter([UnavailableError("gone"), ConnectionError("still gone")])
-    write = OnlineWriter.write_tiles
+    write = OnlineWriter.write_tables
 
     def failing(*arguments, **options):
         for failure in failures:
             raise failure
         return write(*arguments, **options)
 
-    monkeypatch.setattr(OnlineWriter, "write_tiles", failing)
+    monkeypatch.setattr(OnlineWriter, "write_tables", failing)
     monkeypatch.setattr(builtins, "print", lambda *texts, file: None)  # as Flink's Python workers have it
     TileSink(PROGRAM, valkey, sleep=waits.append).write(batch(ROWS[:1]))
     assert waits == [0.1, 0.2]
