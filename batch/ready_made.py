@@ -7,18 +7,21 @@ Views with the same join keys are answered together, so a label is cut to its bu
     view.parquet   ──read──► pack ─┘
 
 Keys are compared as the integers they are where a source has integers, and as strings elsewhere; a label's key meets
-either, if it is written as that integer is.
+either, if it is written as that integer is. Where all of it is little, one task reads it and answers: moving it costs
+Spark several times what answering does.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from batch.arrow_shuffle import PACKED, answered, buckets_for, codes_among, pack, packed_rows, rows_of
+from batch.arrow_shuffle import PACKED, answered, buckets_for, codes_among, pack, packed_batch, packed_rows, rows_of
 from batch.labels import AT, ROW, Labels, entity_column
 from batch.rows import CREATED, EVENT_TIME, newest_rows
 from headwater.errors import DataError
@@ -26,7 +29,10 @@ from headwater.plan import BatchView
 from headwater.timeline import Queries
 
 ROWS_PER_TASK = 1_000_000
+LITTLE = 64 << 20
+"""Bytes, unpacked, of all that is read for an answer, and of the answer, that one task is given."""
 Wanted = Mapping[str, Collection[str]]
+Answer = Callable[[int, list[pa.Table]], pa.Table]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class Piece:
     side: int
     path: str
     groups: tuple[int, ...]
+    rows: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +87,8 @@ def ready_made_answers(
             pa.field(named[feature], side.schema.field(feature).type)
             for side, named in zip(rows, names, strict=True) for feature in named
         ])  # fmt: skip
-        packed = _packed(spark, sides, [_key(at) for at in range(len(keys))])
         answer = _answer([view for view, _ in held], names, known, len(keys), schema)
-        yield Answers(answered(packed, [side.schema for side in sides], answer), schema)
+        yield Answers(_answered(spark, sides, [_key(at) for at in range(len(keys))], answer, schema), schema)
 
 
 def batch_values(rows: Any, view: BatchView, questions: Any, features: Collection[str], known: bool) -> Any:
@@ -117,43 +124,53 @@ def open_parquet(path: str) -> ds.Dataset:
         raise DataError(f"{path}: {error}. The view's source names a Parquet file; write it first.") from None
 
 
-def _packed(spark: Any, sides: Sequence[Side], keys: Sequence[str]) -> Any:
-    """DataFrame of all sides' packed parts; a task reads some row groups of one side."""
-    pieces, rows = [], 0
-    for number, side in enumerate(sides):
-        found, count = _pieces(number, side.source)
-        pieces += found
-        rows = max(rows, count)
-    buckets = buckets_for(rows)
-    shapes = [(side.source.format, side.source.filesystem, side.shape, side.columns) for side in sides]
+def _answered(spark: Any, sides: Sequence[Side], keys: Sequence[str], answer: Answer, schema: pa.Schema) -> Any:
+    """DataFrame of packed answers; a task reads some row groups of one side, or all of all where that is little."""
+    pieces = [list(_pieces(number, side.source)) for number, side in enumerate(sides)]
+    rows = [sum(piece.rows for piece in held) for held in pieces]
+    read, schemas = _reader(sides), [side.schema for side in sides]
+    answer_size = 8 * rows[0] * len(schema)
+    if answer_size + sum(piece.size for held in pieces for piece in held) <= LITTLE:
 
-    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        def answer_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for _ in batches:
+                tables = [
+                    pa.concat_tables([schema.empty_table(), *map(read, held)]).combine_chunks()
+                    for schema, held in zip(schemas, pieces, strict=True)
+                ]
+                yield packed_batch(answer(0, tables))
+
+        return spark.range(0, 1, 1, 1).mapInArrow(answer_all, PACKED)
+    every, buckets = [piece for held in pieces for piece in held], buckets_for(max(rows))
+
+    def pack_pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch["id"].to_pylist():
-                piece = pieces[number]
-                format_, filesystem, shape, columns = shapes[piece.side]
-                fragment = format_.make_fragment(piece.path, filesystem, row_groups=list(piece.groups))
-                yield from pack(shape(fragment.to_table(columns=list(columns))), keys, piece.side, buckets)
+                yield from pack(read(every[number]), keys, every[number].side, buckets)
 
-    return spark.range(0, len(pieces), 1, max(1, len(pieces))).mapInArrow(read, PACKED)
+    packed = spark.range(0, len(every), 1, len(every)).mapInArrow(pack_pieces, PACKED)
+    return answered(packed, schemas, answer)
 
 
-def _pieces(side: int, source: ds.Dataset) -> tuple[list[Piece], int]:
-    pieces: list[Piece] = []
-    rows = 0
+def _reader(sides: Sequence[Side]) -> Callable[[Piece], pa.Table]:
+    shapes = [(side.source.format, side.source.filesystem, side.shape, side.columns) for side in sides]
+
+    def read(piece: Piece) -> pa.Table:
+        format_, filesystem, shape, columns = shapes[piece.side]
+        fragment = format_.make_fragment(piece.path, filesystem, row_groups=list(piece.groups))
+        return shape(fragment.to_table(columns=list(columns)))
+
+    return read
+
+
+def _pieces(side: int, source: ds.Dataset) -> Iterator[Piece]:
     for fragment in source.get_fragments():
-        held: list[int] = []
-        count = 0
-        for group in fragment.row_groups:
-            held.append(group.id)
-            count += group.num_rows
-            if count >= ROWS_PER_TASK:
-                pieces.append(Piece(side, fragment.path, tuple(held)))
-                rows, held, count = rows + count, [], 0
-        if held:
-            pieces.append(Piece(side, fragment.path, tuple(held)))
-            rows += count
-    return pieces, rows
+        before = accumulate((group.num_rows for group in fragment.row_groups), initial=0)
+        numbered = [(first // ROWS_PER_TASK, group) for first, group in zip(before, fragment.row_groups, strict=False)]
+        for _, task in groupby(numbered, itemgetter(0)):
+            groups = [group for _, group in task]
+            rows, size = (sum(getattr(group, of) for group in groups) for of in ("num_rows", "total_byte_size"))
+            yield Piece(side, fragment.path, tuple(group.id for group in groups), rows, size)
 
 
 def _labels_side(labels: Labels, keys: Sequence[str], kinds: Sequence[pa.DataType]) -> Side:
@@ -205,7 +222,7 @@ def _rows_side(
 
 def _answer(
     views: Sequence[BatchView], names: Sequence[Mapping[str, str]], known: bool, keys: int, schema: pa.Schema
-) -> Callable[[int, list[pa.Table]], pa.Table]:
+) -> Answer:
     key_names = [_key(at) for at in range(keys)]
 
     def answer(_: int, tables: list[pa.Table]) -> pa.Table:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.archives import START, plan_with
 
+from batch import ready_made
 from batch.labels import number_labels
 from batch.point_in_time import column_name, join_views, joined_table
 from batch.ready_made import as_key, epoch_ms
@@ -38,8 +39,13 @@ def test_whole_seconds_and_dates_are_instants() -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("known", [True, False], ids=["as known", "as of"])
-def test_each_label_has_the_newest_row_of_each_view(spark: Any, tmp_path: Path, known: bool) -> None:
+@pytest.mark.parametrize(("little", "rows_per_task"), [(ready_made.LITTLE, 1), (0, 70)], ids=["one task", "moved"])
+def test_each_label_has_the_newest_row_of_each_view(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool, little: int, rows_per_task: int
+) -> None:
     """Keys of other types than the labels', several files, ties, late rows, nulls, strangers; one row a label."""
+    monkeypatch.setattr(ready_made, "LITTLE", little)
+    monkeypatch.setattr(ready_made, "ROWS_PER_TASK", rows_per_task)
     rng = np.random.default_rng(3)
     rows = {name: _draw(rng, name, tmp_path) for name in ("numbers", "texts", "pairs")}
     views = [
