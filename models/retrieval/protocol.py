@@ -1,0 +1,115 @@
+"""What a retrieval model is, and how its scores become lists.
+
+A model learns from a log and scores every item for every user; the lists, their ties and what a user has had already
+are the same code for all of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from models.evaluation.metrics import PAD, Ints
+from models.interactions import Interactions
+from models.retrieval.selection import best_columns
+
+Float32s = npt.NDArray[np.float32]
+SCORES_AT_A_TIME = 16_000_000
+"""Users are scored in parts, so that 64 MB of scores exist at any time."""
+DECAYS = (1.0, 0.95, 0.9, 0.8, 0.6, 0.4, 0.2)
+"""Of profiles, that are tried."""
+ALL_OF_THEM = 1_000
+"""The patience of a model whose variants cost little."""
+
+
+class Scorer(Protocol):
+    """A model that has learned."""
+
+    def scores(self, users: Ints) -> Float32s:
+        """How much each user wants each item (len(users), n_items); higher is better, all finite."""
+        ...
+
+
+class Model(Protocol):
+    """A way to learn from interactions in the order in which they happened."""
+
+    @property
+    def patience(self) -> int:
+        """After how many variants in a row that are no better the others are left out."""
+        ...
+
+    def fit(self, log: Interactions) -> Scorer:
+        """Learn; what is not in the log is not known."""
+        ...
+
+    def variants(self, log: Interactions) -> "Iterator[tuple[Model, Scorer]]":
+        """Learn once, and yield what differs in asking alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The best items of some users, best first: ``items`` and ``scores``, both (n_users, k), padded with ``PAD``."""
+
+    items: Ints
+    scores: Float32s
+
+
+def best(scorer: Scorer, log: Interactions, users: Ints, k: int, repeats: bool) -> Lists:
+    """Each user's k best items; ties go to the more popular item, then to the lower number.
+
+    Parameters
+    ----------
+    repeats
+        Whether an item that the user has had may be in the list.
+    """
+    popular = popular_first(log)
+    had = None if repeats else pairs(log)[:, popular]
+    items, scores = np.full((len(users), k), PAD, np.int32), np.full((len(users), k), -np.inf, np.float32)
+    step = max(1, SCORES_AT_A_TIME // max(log.n_items, 1))
+    for begin in range(0, len(users), step):
+        part = users[begin : begin + step]
+        of_all = np.ascontiguousarray(scorer.scores(part)[:, popular])
+        if had is not None:
+            rows, columns = had[part].nonzero()
+            of_all[rows, columns] = -np.inf
+        places = best_columns(of_all, k)
+        items[begin : begin + step] = np.where(places == PAD, PAD, popular[places])
+        found = np.take_along_axis(of_all, np.maximum(places, 0).astype(np.intp), 1)
+        scores[begin : begin + step] = np.where(places == PAD, -np.inf, found)
+    return Lists(items, scores)
+
+
+def popular_first(log: Interactions) -> Ints:
+    """Items by number of interactions (n_items,), most first."""
+    return np.argsort(-np.bincount(log.item, minlength=log.n_items), kind="stable").astype(np.int32)
+
+
+def pairs(log: Interactions) -> sparse.csr_matrix:
+    """1 where a user has had an item (n_users, n_items)."""
+    ones = np.ones(len(log), np.float32)
+    held = sparse.csr_matrix((ones, (log.user, log.item)), (log.n_users, log.n_items))
+    held.data[:] = 1  # duplicates were added
+    return held
+
+
+def profiles(log: Interactions, decay: float) -> sparse.csr_matrix:
+    """What each user is like (n_users, n_items): an item had since n others weighs ``decay ** n``."""
+    order = np.lexsort((-np.arange(len(log)), log.user))  # of each user the newest first
+    user, item = log.user[order], log.item[order]
+    _, newest = np.unique(user.astype(np.int64) * log.n_items + item, return_index=True)
+    newest = np.sort(newest)
+    user, item = user[newest], item[newest]
+    before = np.arange(len(user)) - np.searchsorted(user, user)
+    weights = (decay ** before.astype(np.float64)).astype(np.float32)
+    return sparse.csr_matrix((weights, (user, item)), (log.n_users, log.n_items))
+
+
+def faded(model: Any, log: Interactions) -> Iterator[tuple[Any, Any]]:
+    """Variants of a model that is asked with profiles, by their decay."""
+    scorer = model.fit(log)
+    for decay in DECAYS:
+        yield replace(model, decay=decay), replace(scorer, profiles=profiles(log, decay))

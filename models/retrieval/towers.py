@@ -1,0 +1,49 @@
+"""The two towers that serve, as a model among others: what a user had lately and who they are, against every item."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from models.encoder import UserEncoder
+from models.evaluation.metrics import Ints
+from models.interactions import Dataset, Interactions, Items, Users
+from models.retrieval.protocol import ALL_OF_THEM, Float32s
+from models.trips import recent_items
+
+
+@dataclass(frozen=True)
+class _Scores:
+    encoder: UserEncoder
+    recent: Ints
+
+    def scores(self, users: Ints) -> Float32s:
+        return np.asarray(self.encoder.encode(users, self.recent[users]) @ self.encoder.items.T, np.float32)
+
+
+@dataclass(frozen=True)
+class Towers:
+    """:mod:`models.two_tower`, over the texts of ``items`` and the traits of ``users``.
+
+    Attributes
+    ----------
+    passes
+        Over the log; a small one is passed more often, as the trainer decides.
+    """
+
+    users: Users = field(repr=False)
+    items: Items = field(repr=False)
+    passes: int = 2
+    patience: ClassVar[int] = ALL_OF_THEM
+
+    def fit(self, log: Interactions) -> _Scores:
+        from models.two_tower import TowerConfig, Trainer
+
+        config = TowerConfig(passes=self.passes)
+        encoder = Trainer(Dataset(self.users, self.items, log), config).fit().export()
+        end = int(log.at_ms.max(initial=0)) + 1
+        return _Scores(encoder, recent_items(log, np.arange(log.n_users, dtype=np.int32), end, config.n_recent))
+
+    def variants(self, log: Interactions) -> Iterator[tuple["Towers", _Scores]]:
+        yield self, self.fit(log)
