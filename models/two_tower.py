@@ -1,6 +1,6 @@
 """Two-tower retrieval: a user's state and a product as unit vectors whose product tells what is bought next.
 
-The only module that imports torch.
+With :mod:`models.retrieval.sequence` the only module that imports torch.
 
 A batch is some shopping trips. The user tower runs once a trip, on the state strictly before it, and every product
 of the trip is a positive. Negatives are shared by the batch: half drawn from its own positives, half from the whole

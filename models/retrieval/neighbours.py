@@ -7,11 +7,12 @@ from typing import ClassVar
 import numpy as np
 from scipy import sparse
 
-from models.evaluation.metrics import PAD, Ints
+from models.evaluation.metrics import Ints
 from models.interactions import Interactions
 from models.retrieval.popularity import below_zero
-from models.retrieval.protocol import ALL_OF_THEM, SCORES_AT_A_TIME, Float32s, faded, pairs, profiles
-from models.retrieval.selection import best_columns
+from models.retrieval.protocol import ALL_OF_THEM, Float32s, faded, pairs, profiles
+
+ITEMS_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,24 @@ class ItemNeighbours:
         of_item = had.T.tocsr()
         roots = np.sqrt(np.asarray(had.sum(0), np.float32).ravel())
         rows = []
-        step = max(1, SCORES_AT_A_TIME // max(log.n_items, 1))
-        for begin in range(0, log.n_items, step):
-            part = np.arange(begin, min(begin + step, log.n_items))
-            both = (of_item[part] @ had).toarray().astype(np.float32)
-            both[np.arange(len(part)), part] = 0
-            similar = both / (roots[part, None] * roots + self.shrink + (both == 0))
-            rows.append(_kept(similar, self.neighbours))
-        return _Scores(profiles(log, self.decay), sparse.vstack(rows).tocsr(), below_zero(log))
+        for begin in range(0, log.n_items, ITEMS_AT_A_TIME):
+            both = (of_item[begin : begin + ITEMS_AT_A_TIME] @ had).tocsr()
+            item = begin + np.repeat(np.arange(both.shape[0]), np.diff(both.indptr))
+            both.data /= roots[item] * roots[both.indices] + np.float32(self.shrink)
+            both.data[item == both.indices] = 0
+            rows.append(_kept(both, self.neighbours))
+        similar = sparse.vstack(rows).tocsr() if rows else sparse.csr_matrix((0, 0), dtype=np.float32)
+        return _Scores(profiles(log, self.decay), similar, below_zero(log))
 
     def variants(self, log: Interactions) -> Iterator[tuple["ItemNeighbours", _Scores]]:
         return faded(self, log)
 
 
-def _kept(similar: Float32s, n: int) -> sparse.csr_matrix:
-    """Each row's n greatest values above zero."""
-    columns = best_columns(np.where(similar > 0, similar, -np.inf), n)
-    rows, places = np.nonzero(columns != PAD)
-    held = columns[rows, places]
-    return sparse.csr_matrix((similar[rows, held], (rows, held)), similar.shape)
+def _kept(similar: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
+    """Each row's n greatest values above zero, of equal ones those of lower columns."""
+    similar.sort_indices()
+    row = np.repeat(np.arange(similar.shape[0]), np.diff(similar.indptr))
+    order = np.lexsort((similar.indices, -similar.data, row))
+    place = np.arange(len(order)) - similar.indptr[row[order]]
+    order = order[(place < n) & (similar.data[order] > 0)]
+    return sparse.csr_matrix((similar.data[order], (row[order], similar.indices[order])), similar.shape)

@@ -26,6 +26,8 @@ from models.two_tower import pick_device
 
 Longs = npt.NDArray[np.int64]
 SCORED_AT_A_TIME = 2_048
+MANY = 2_000_000
+"""Interactions from which on every epoch makes a variant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +180,10 @@ class Sequences:
 
     def variants(self, log: Interactions) -> Iterator[tuple["Sequences", _Scores]]:
         training = Training(log, self.words, self.config)
+        every = self.every if len(log) < MANY else 1
         for epoch in range(1, self.most_epochs + 1):
             training.epoch()
-            if epoch % self.every == 0:
+            if epoch % every == 0:
                 yield replace(self, epochs=epoch), training.export()
 
 

@@ -109,7 +109,7 @@ def test_neighbours_are_those_of_a_loop(log: Interactions, shrink: float) -> Non
 def test_only_the_nearest_neighbours_count(monkeypatch: pytest.MonkeyPatch) -> None:
     log = log_of([(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 2), (3, 0)])
     whole = ItemNeighbours(shrink=0).fit(log)
-    monkeypatch.setattr(neighbours, "SCORES_AT_A_TIME", 2 * N_ITEMS)  # several parts
+    monkeypatch.setattr(neighbours, "ITEMS_AT_A_TIME", 3)
     assert (ItemNeighbours(shrink=0).fit(log).similar != whole.similar).nnz == 0
     one = ItemNeighbours(neighbours=1, shrink=0).fit(log).similar.toarray()
     assert np.flatnonzero(one[0]).tolist() == [1]
