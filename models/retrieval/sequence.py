@@ -166,7 +166,7 @@ class Sequences:
     """
 
     words: Words = field(repr=False)
-    config: SequenceConfig = SequenceConfig()
+    config: SequenceConfig = field(default=SequenceConfig(), repr=False)
     epochs: int = 20
     most_epochs: int = field(default=120, repr=False)
     every: int = field(default=4, repr=False)
