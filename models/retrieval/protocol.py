@@ -46,7 +46,7 @@ class Model(Protocol):
         ...
 
     def variants(self, log: Interactions) -> "Iterator[tuple[Model, Scorer]]":
-        """Learn once, and yield what differs in asking alone."""
+        """Learn once, and yield all that comes of it: other ways of asking, or the state after so many epochs."""
         ...
 
 

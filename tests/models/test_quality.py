@@ -73,7 +73,7 @@ def test_what_is_judged_changes_no_list(tmp_path: Path) -> None:
     other = pa.table({"user_id": test["user_id"], "item_id": pa.array(np.zeros(test.num_rows, np.int64))})
     changed = read_task(*saved(tmp_path, train, other), repeats=True)
     for name in ("popularity", "itemknn", "ease", "retriever"):
-        one, two = (run(given, name, True, 5, 0.1)[0] for given in (task, changed))
+        one, two = (run(given, name, True, 5, 10.0)[0] for given in (task, changed))
         assert np.array_equal(one.items, two.items)
 
 
