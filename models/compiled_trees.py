@@ -7,23 +7,23 @@ order, and come by feature and threshold: a loop stops at the first threshold th
 words as it needs. Leaf values are added tree by tree, as LightGBM adds them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import int64, njit, types
+from numba import int64, types
 from numba.extending import intrinsic
 
 from headwater.errors import ModelError
+from headwater.loops import compiled
 
 Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
 Words = npt.NDArray[np.uint32]
-Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 LANES, WORD = 64, 32
 """Rows judged side by side; leaves a word holds. A tree has words in pairs, so that the usual tree is one read."""
@@ -199,7 +199,7 @@ def _floors(thresholds: Float64s) -> Float32s:
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near).astype(np.float32)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic  # type: ignore[untyped-decorator]  # numba's, which has no types
 def _lowest(typing_context: Any, word: Any) -> Any:
     """Place of the lowest bit that is set, of which there is one."""
 
@@ -209,11 +209,6 @@ def _lowest(typing_context: Any, word: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-def _compiled(*signature: Any) -> Callable[[Loop], Loop]:
-    decorate: Callable[[Loop], Loop] = njit(*signature, cache=True, nogil=True)
-    return decorate
-
-
 def _frozen(kind: Any, dimensions: int = 1) -> Any:
     return types.Array(kind, dimensions, "C", readonly=True)
 
@@ -221,13 +216,13 @@ def _frozen(kind: Any, dimensions: int = 1) -> Any:
 _i4, _u4, _f4, _f8 = types.int32, types.uint32, types.float32, types.float64
 
 
-@_compiled()
+@compiled()
 def _pair(alive: Words, at: int, lanes: int) -> Any:
     """Leaves that are left in a word and the next one of a row, 64 bits."""
     return np.uint64(alive[at]) | np.uint64(alive[at + lanes]) << np.uint64(WORD)
 
 
-@_compiled()
+@compiled()
 def _is_in(value: float, words: Words) -> Any:
     """Whether a category, cut to an integer as C does, is in a set; what is no category is in none."""
     if not -1 < value < 32 * len(words):
@@ -236,7 +231,7 @@ def _is_in(value: float, words: Words) -> Any:
     return words[category // 32] >> np.uint32(category % 32) & np.uint32(1) != 0
 
 
-@_compiled(
+@compiled(
     types.Array(_f8, 1, "C")(
         _frozen(_f4, 2), _frozen(_i4, 2), _frozen(_f4), _frozen(_u4), _frozen(_u4), _frozen(_i4), _frozen(_u4),
         _frozen(_i4), _frozen(_f8), int64,

@@ -4,13 +4,13 @@ Integers only, so that an order of folding changes no bit. What is compiled is k
 cache folder, for the next process on such a machine.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import int64, njit, types, uint64
+from numba import int64, types, uint64
 from numpy.typing import NDArray
 
+from headwater.loops import compiled
 from headwater.online.codec import (
     DATED,
     EMPTY_MAX,
@@ -24,7 +24,6 @@ from headwater.online.codec import (
     Ints,
 )  # fmt: skip
 
-Loop = TypeVar("Loop", bound=Callable[..., Any])
 Bytes = NDArray[np.uint8]
 
 SUM, MIN, MAX, WIDE, COUNT = 0, 1, 2, 3, 4
@@ -37,12 +36,7 @@ _UNENDED, _UNLIKE = -2, -3
 _bytes, _ints = types.Array(types.uint8, 1, "C", readonly=True), types.Array(types.int64, 1, "C")
 
 
-def _compiled(*signature: Any) -> Callable[[Loop], Loop]:
-    decorate: Callable[[Loop], Loop] = njit(*signature, cache=True, nogil=True)
-    return decorate
-
-
-@_compiled()
+@compiled()
 def _word(raw: Bytes, at: int) -> Any:
     """Eight bytes, which need not be aligned; one load once compiled."""
     word = uint64(0)
@@ -51,20 +45,20 @@ def _word(raw: Bytes, at: int) -> Any:
     return word
 
 
-@_compiled()
+@compiled()
 def _half(raw: Bytes, at: int) -> Any:
     """Four bytes, not negative."""
     return int64(raw[at]) | int64(raw[at + 1]) << 8 | int64(raw[at + 2]) << 16 | int64(raw[at + 3]) << 24
 
 
-@_compiled()
+@compiled()
 def _signed_half(raw: Bytes, at: int) -> Any:
     """Four bytes, signed."""
     half = _half(raw, at)
     return half - (half >> 31 << 32)
 
 
-@_compiled()
+@compiled()
 def _copied(out: Bytes, at: int, source: Bytes, begin: int, end: int) -> Any:
     target, wanted = out[at : at + end - begin], source[begin:end]
     for place in range(len(target)):  # from 0, so that no index is negative and many bytes are copied at once
@@ -72,7 +66,7 @@ def _copied(out: Bytes, at: int, source: Bytes, begin: int, end: int) -> Any:
     return at + end - begin
 
 
-@_compiled()
+@compiled()
 def _numbered(out: Bytes, at: int, length: int) -> Any:
     """The line before an argument of so many bytes."""
     unit = 1
@@ -86,7 +80,7 @@ def _numbered(out: Bytes, at: int, length: int) -> Any:
     return at + 2
 
 
-@_compiled()
+@compiled()
 def _line(raw: Bytes, at: int, end: int, mark: int) -> Any:
     """A number after its mark, -1 for ``-1``, and where its line ends."""
     if at >= end:
@@ -107,7 +101,7 @@ def _line(raw: Bytes, at: int, end: int, mark: int) -> Any:
     return number, at + 2
 
 
-@_compiled(types.Array(types.uint8, 1, "C")(int64, _bytes, _bytes, _bytes, _bytes))
+@compiled(types.Array(types.uint8, 1, "C")(int64, _bytes, _bytes, _bytes, _bytes))
 def commands(n: int, texts: Bytes, head: Bytes, base: Bytes, tail: Bytes) -> Bytes:
     """Pack n RESP commands end to end: each ``head``, an argument of ``base`` and a text, and ``tail``.
 
@@ -147,7 +141,7 @@ def commands(n: int, texts: Bytes, head: Bytes, base: Bytes, tail: Bytes) -> Byt
     return out[:at]
 
 
-@_compiled(types.Tuple((_ints, types.Array(types.float64, 2, "C")))(_bytes, _ints, _ints, int64, int64, _ints, _ints))
+@compiled(types.Tuple((_ints, types.Array(types.float64, 2, "C")))(_bytes, _ints, _ints, int64, int64, _ints, _ints))
 def rows(
     raw: Bytes, starts: Ints, sizes: Ints, plain: int, nulls: int, offsets: Ints, kinds: Ints
 ) -> tuple[Ints, NDArray[np.float64]]:
@@ -198,7 +192,7 @@ def rows(
     return event, values
 
 
-@_compiled(types.UniTuple(int64, 3)(_bytes, int64, int64, _ints, _ints, int64, int64))
+@compiled(types.UniTuple(int64, 3)(_bytes, int64, int64, _ints, _ints, int64, int64))
 def scan(raw: Bytes, at: int, end: int, starts: Ints, sizes: Ints, done: int, width: int) -> tuple[int, int, int]:
     """Find the values of whole RESP replies, arrays of ``width`` bulk strings, between two places.
 
@@ -231,7 +225,7 @@ def scan(raw: Bytes, at: int, end: int, starts: Ints, sizes: Ints, done: int, wi
     return at, done, MORE
 
 
-@_compiled(types.UniTuple(types.Array(types.int64, 2, "C"), 2)(_bytes, _ints, _ints, int64, _ints, *(_ints,) * 4))
+@compiled(types.UniTuple(types.Array(types.int64, 2, "C"), 2)(_bytes, _ints, _ints, int64, _ints, *(_ints,) * 4))
 def windows(
     raw: Bytes, starts: Ints, sizes: Ints, record: int, now: Ints, offsets: Ints, kinds: Ints, columns: Ints, ages: Ints
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -290,7 +284,7 @@ def windows(
     return high, low
 
 
-@_compiled(types.Tuple((_ints, _ints, _ints))(_bytes, _ints, _ints, int64, _ints, int64, int64, int64))
+@compiled(types.Tuple((_ints, _ints, _ints))(_bytes, _ints, _ints, int64, _ints, int64, int64, int64))
 def tiles(
     raw: Bytes, starts: Ints, sizes: Ints, record: int, now: Ints, oldest: int, offset: int, kind: int
 ) -> tuple[Ints, Ints, Ints]:

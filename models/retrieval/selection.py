@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from headwater.loops import compiled
 from models.evaluation.metrics import PAD, Ints
 
 
@@ -14,7 +14,7 @@ def best_columns(scores: Any, k: int) -> Ints:
     return found
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _best_columns(scores: Any, k: int) -> Any:
     n_rows, n_columns = scores.shape
     places = np.full((n_rows, k), np.int32(PAD))

@@ -263,7 +263,7 @@ class Training:
         against = (states @ vectors[others].T).masked_fill(wanted[:, None] == others, -torch.inf)
         loss = (torch.logaddexp(own, torch.logsumexp(against, 1)) - own).mean()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
         self.optimiser.step()
         return float(loss.detach())
 
