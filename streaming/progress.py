@@ -54,15 +54,17 @@ def end_offsets(settings: Settings, plan: FeaturePlan) -> dict[tuple[str, int], 
     UnavailableError
         The broker does not answer.
     """
-    from confluent_kafka import KafkaException, TopicPartition
+    from confluent_kafka import KafkaException
+
+    from headwater.kafka_io import offset_bounds
 
     consumer = _consumer(settings, "headwater-watermarks")
     read = {view.source for view in plan.views}
     topics = sorted({source.topic for source in plan.sources if source.name in read})
     try:
         found = consumer.list_topics(timeout=10).topics
-        partitions = [(topic, number) for topic in topics if topic in found for number in found[topic].partitions]
-        return {key: consumer.get_watermark_offsets(TopicPartition(*key), timeout=10) for key in partitions}
+        bounds = {topic: offset_bounds(consumer, topic, found[topic].partitions) for topic in topics if topic in found}
+        return {(topic, number): both for topic in bounds for number, both in bounds[topic].items()}
     except KafkaException as error:
         raise _kafka_unavailable(settings, error) from None
     finally:

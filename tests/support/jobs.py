@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
+from headwater.kafka_io import offset_bounds
 from headwater.runtime import process
 from headwater.runtime.ready import is_marked
 from headwater.settings import Settings
@@ -68,9 +69,9 @@ class Job:
 def read_all(kafka: str, topic: str) -> list[Message]:
     """All that a topic holds, by partition and offset."""
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "oracle", "enable.auto.commit": False})
-    partitions = [TopicPartition(topic, number, 0) for number in consumer.list_topics(topic).topics[topic].partitions]
-    wanted = sum(consumer.get_watermark_offsets(partition)[1] for partition in partitions)
-    consumer.assign(partitions)
+    bounds = offset_bounds(consumer, topic, consumer.list_topics(topic).topics[topic].partitions)
+    wanted = sum(end for _, end in bounds.values())
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in bounds])
     messages: list[Message] = []
     while len(messages) < wanted:
         messages += consumer.consume(1000, timeout=1)
