@@ -157,7 +157,7 @@ def load_bundle(
         meta=meta,
         items=Catalogue(columns.pop("item_id"), vectors, columns),
         users=Numbering(texts(pq.read_table(path / "users.parquet")["user_id"])),
-        index=ItemIndex.load(path / "index.faiss"),
+        index=ItemIndex.load(path / "index.faiss", vectors),
         encoder=UserEncoder.from_arrays(vectors, _arrays(path / "towers.npz")),
         ranker=Ranker.from_text(path / "ranker.txt"),
         calibrator=Calibrator(**_arrays(path / "calibrator.npz")),

@@ -72,7 +72,7 @@ class Retriever:
             users=Ids(pq.read_table(directory / "users.parquet")["user_id"].to_pylist()),
             items=Items.from_table(pq.read_table(directory / "items.parquet")),
             encoder=encoder,
-            index=ItemIndex.load(directory / "index.faiss"),
+            index=ItemIndex.load(directory / "index.faiss", vectors),
             provenance=Provenance(**{field.name: held[field.name] for field in fields(Provenance)}),
         )
 

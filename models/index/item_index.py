@@ -1,6 +1,6 @@
-"""Nearest items by inner product: exact while the catalogue is small, inverted lists beyond."""
+"""The index as it is asked: filters, items that are gone, items that are new."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,33 @@ Ints = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
-EXACT_BELOW = 50_000
-LISTS_PER_ROOT = 4
-PROBED_SHARE = 1 / 16
-"""Of the lists that a search looks into; more where few items are allowed."""
+ALONE_SHARE = 0.02
+"""Where no more than so many of the items are allowed, each of them is looked at."""
 
 
 @dataclass(frozen=True)
 class ItemIndex:
-    """The thin adapter where FAISS's missing types stop. One thread: scale by processes."""
+    """The thin adapter where FAISS's missing types stop. One thread: scale by processes.
+
+    Attributes
+    ----------
+    vectors : (n_items, dim)
+        What is indexed, mapped perhaps: a filter that allows few items is answered from them.
+    gone : (n_items,)
+        Items that are found no more; ``None`` while all are there.
+    """
 
     inner: Any
+    vectors: Float32s = field(repr=False)
+    gone: Bools | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return int(self.inner.ntotal)
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether what was found by short codes is put in order by longer ones."""
+        return isinstance(self.inner, faiss.IndexRefine)
 
     def search(self, vectors: Float32s, n: int, allowed: Bools | None = None) -> Ints:
         """Dense items, nearest first (len(vectors), n), padded with -1; as ``nearest`` without the scores."""
@@ -44,37 +57,59 @@ class ItemIndex:
 
         Returns
         -------
-        (n, k) dense items, best first, padded with -1, and their (n, k) inner products, -inf for the padding.
+        (n, k) dense items, best first, padded with -1, and their (n, k) inner products, -inf for the padding; where the
+        index holds a byte a dimension, products of those bytes.
         """
+        if self.gone is not None:
+            allowed = ~self.gone if allowed is None else allowed & ~self.gone
+        if allowed is not None and allowed.sum() <= max(k, ALONE_SHARE * len(self)):
+            return self._among(vectors, k, np.flatnonzero(allowed))
         faiss.omp_set_num_threads(1)  # it counts for the calling thread only
         scores, items = self.inner.search(np.ascontiguousarray(vectors, np.float32), k, params=self._how(allowed))
         return items.astype(np.int32), np.where(items < 0, -np.inf, scores).astype(np.float32)
 
+    def without(self, items: Ints) -> "ItemIndex":
+        """The index without some items, until they are left out of the next one that is built."""
+        gone = np.zeros(len(self), bool) if self.gone is None else self.gone.copy()
+        gone[items] = True
+        return replace(self, gone=gone)
+
+    def plus(self, vectors: Float32s) -> "ItemIndex":
+        """The index with further items (n, dim), numbered on from its last; the old one goes on answering as before."""
+        inner = faiss.clone_index(self.inner)
+        inner.add(np.ascontiguousarray(vectors, np.float32))
+        gone = None if self.gone is None else np.append(self.gone, np.zeros(len(vectors), bool))
+        return ItemIndex(inner, np.vstack([self.vectors, vectors]).astype(np.float32), gone)
+
     def save(self, path: Path) -> None:
+        """Write FAISS's own format; items that are gone are left out where an index is built, and are not written."""
         faiss.write_index(self.inner, str(path))
 
     @classmethod
-    def load(cls, path: Path) -> "ItemIndex":
-        return cls(faiss.read_index(str(path)))
+    def load(cls, path: Path, vectors: Float32s) -> "ItemIndex":
+        """Map what ``save`` wrote; ``vectors`` (n_items, dim) are kept beside it."""
+        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), vectors)
+
+    def _among(self, vectors: Float32s, k: int, items: Any) -> tuple[Ints, Float32s]:
+        scores = np.asarray(vectors, np.float32) @ np.asarray(self.vectors[items], np.float32).T
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        found, best = items[order].astype(np.int32), np.take_along_axis(scores, order, 1)
+        missing = ((0, 0), (0, k - order.shape[1]))
+        return np.pad(found, missing, constant_values=-1), np.pad(best, missing, constant_values=-np.inf)
 
     def _how(self, allowed: Bools | None) -> Any:
-        chosen = {} if allowed is None else {"sel": faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))}
-        if not isinstance(self.inner, faiss.IndexIVF):
-            return faiss.SearchParameters(**chosen)
-        share = 1.0 if allowed is None else max(float(allowed.mean()), PROBED_SHARE)
-        probed = int(np.ceil(self.inner.nlist * PROBED_SHARE / share))
-        return faiss.SearchParametersIVF(nprobe=probed, **chosen)
-
-
-def build(vectors: Float32s, exact_below: int = EXACT_BELOW) -> ItemIndex:
-    """Index unit vectors (n_items, dim); the same vectors give the same index."""
-    faiss.omp_set_num_threads(1)
-    n, dim = vectors.shape
-    rows = np.ascontiguousarray(vectors, np.float32)
-    inner: Any = faiss.IndexFlatIP(dim)
-    if n >= exact_below:
-        inner = faiss.IndexIVFFlat(inner, dim, max(1, round(LISTS_PER_ROOT * n**0.5)), faiss.METRIC_INNER_PRODUCT)
-        inner.cp.min_points_per_centroid = 1  # said on stderr otherwise; the lists are short by choice
-        inner.train(rows)
-    inner.add(rows)
-    return ItemIndex(inner)
+        """Parameters of a search that must look farther, the fewer items are allowed; ``None`` for the index's own."""
+        if allowed is None:
+            return None
+        told = {"sel": faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))}
+        inner, share = self.inner, float(allowed.mean())
+        if isinstance(inner, faiss.IndexHNSW):
+            return faiss.SearchParametersHNSW(efSearch=int(inner.hnsw.efSearch / share), **told)
+        lists = faiss.try_extract_index_ivf(inner)
+        if lists is None:
+            return faiss.SearchParameters(**told)
+        probed = min(lists.nlist, int(np.ceil(lists.nprobe / share)))
+        within = faiss.SearchParametersIVF(nprobe=probed, **told)
+        if not self.looks_again:
+            return within
+        return faiss.IndexRefineSearchParameters(k_factor=inner.k_factor, base_index_params=within)

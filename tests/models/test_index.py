@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from models.index import build
+from headwater.errors import ModelError
+from models.index import build, building
+from models.index.item_index import faiss
+from models.index.kinds import suitable
 
 N_ITEMS, DIM, K = 400, 8, 10
 
@@ -63,6 +66,77 @@ def test_what_is_missing_is_padded(index):
 @both
 def test_a_stored_index_answers_alike(index, tmp_path):
     index.save(tmp_path / "index.faiss")
-    loaded = type(index).load(tmp_path / "index.faiss")
+    loaded = type(index).load(tmp_path / "index.faiss", items)
     assert len(loaded) == N_ITEMS
     assert all(np.array_equal(a, b) for a, b in zip(loaded.nearest(users, K), index.nearest(users, K), strict=True))
+
+
+kinds = pytest.mark.parametrize("kind", ["ivf_pq", "ivf_sq8", "hnsw_sq8"])
+
+
+def shared(found, wanted):
+    return (
+        np.mean([len(set(a) & set(b)) for a, b in zip(found.tolist(), wanted.tolist(), strict=True)]) / wanted.shape[1]
+    )
+
+
+@kinds
+def test_every_kind_is_tuned_to_the_recall_that_is_asked_for(kind):
+    items, users = units(5_000, 1), units(100, 2)
+    index = build(items, kind=kind, queries=units(300, 3), recall=0.9)
+    assert 0.85 < shared(index.search(users, 500), best(items, users, 500)) < 1
+
+
+def test_more_lists_are_looked_into_where_more_is_to_be_found():
+    items = units(5_000, 1)
+    looks = [faiss.extract_index_ivf(build(items, kind="ivf_sq8", recall=recall).inner).nprobe for recall in (0.5, 0.9)]
+    assert looks[0] < looks[1]
+
+
+@kinds
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
+def test_a_filter_costs_no_recall(kind, share):
+    items, users = units(5_000, 1), units(50, 2)
+    allowed = np.random.default_rng(3).random(len(items)) < share
+    index = build(items, kind=kind, queries=units(300, 3), recall=0.9)
+    found = index.search(users, 40, allowed)
+    assert allowed[found].all()
+    assert shared(found, best(items, users, 40, allowed)) > 0.8
+
+
+@both
+def test_what_is_gone_is_found_no_more_and_what_is_new_is_found(index):
+    first = index.search(users, K)
+    gone = np.unique(first[:, 0])
+    left = index.without(gone)
+    assert not np.isin(left.search(users, K), gone).any()
+    assert np.array_equal(index.search(users, K), first)
+    more = left.plus(users[:3])
+    assert len(more) == N_ITEMS + 3
+    assert len(left) == N_ITEMS
+    assert more.search(users[:3], 1).ravel().tolist() == [N_ITEMS, N_ITEMS + 1, N_ITEMS + 2]
+    assert not np.isin(more.search(users, K), gone).any()
+
+
+def test_what_suits_a_catalogue_follows_from_its_size_and_the_memory():
+    assert suitable(10_000, 64).name == "flat"
+    assert suitable(1_000_000, 64).name == "ivf_pq"
+    assert suitable(1_000_000, 63).name == "ivf_sq8"
+    assert suitable(1_000_000, 64, memory_bytes=80e6).name == "ivf_sq8"
+    with pytest.raises(ModelError, match="1000000 items of 64 dimensions need 69 MiB at least, of 48"):
+        suitable(1_000_000, 64, memory_bytes=50e6)
+
+
+def test_an_exact_search_by_parts_is_one_over_all(monkeypatch):
+    wanted = best(items, users, K)
+    monkeypatch.setattr(building, "ADDED_AT_A_TIME", 37)
+    assert [set(row) for row in building.exact(items, users, K).tolist()] == [set(row) for row in wanted.tolist()]
+    assert building.found_share(exact, users, wanted) == 1
+    assert building.found_share(exact, users, wanted, allowed=~np.isin(np.arange(N_ITEMS), wanted[:, 0])) < 1
+
+
+def test_the_same_vectors_give_the_same_index(tmp_path):
+    items = units(2_000, 1)
+    for name in ("one", "two"):
+        build(items, exact_below=1).save(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

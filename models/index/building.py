@@ -1,0 +1,157 @@
+"""From vectors to an index that finds what was asked for: of the kind that suits, looking as far as it must."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from headwater.log import get_logger
+from models.index.item_index import Bools, Float32s, Ints, ItemIndex, faiss
+from models.index.kinds import EXACT_BELOW, FLAT, HNSW, KINDS, Kind, n_lists, suitable
+
+RECALL = 0.97
+"""Share of the truly nearest that a search finds, by default."""
+DEPTH = 500
+"""Nearest items of which that share is measured: what a ranker is given."""
+ASKED = 200
+"""Queries that tune an index."""
+TRAINED_PER_LIST = 64
+ADDED_AT_A_TIME = 100_000
+KEPT = (2, 4, 8)
+"""Times the wanted number that are found by products of 4 bits, and looked at again."""
+BUILT_BREADTH = 80
+"""Candidates while a graph is built."""
+
+
+def build(
+    vectors: Float32s,
+    exact_below: int = EXACT_BELOW,
+    *,
+    kind: str | None = None,
+    queries: Float32s | None = None,
+    recall: float = RECALL,
+    memory_bytes: float | None = None,
+    threads: int = 1,
+) -> ItemIndex:
+    """Index vectors (n_items, dim); the same ones give the same index, with one thread.
+
+    Parameters
+    ----------
+    kind
+        A name of :data:`models.index.kinds.KINDS`; what suits the catalogue's size and the memory where there is none.
+    queries : (n, dim)
+        Such as users' vectors, by which the recall is measured; where there are none, items moved as far aside as they
+        are long, since users do not lie where items do.
+    recall
+        Share of the :data:`DEPTH` nearest to find.
+    """
+    faiss.omp_set_num_threads(threads)
+    n, dim = vectors.shape
+    chosen = KINDS[kind] if kind else suitable(n, dim, memory_bytes, exact_below)
+    inner = faiss.index_factory(dim, chosen.spec(dim, n_lists(n)), faiss.METRIC_INNER_PRODUCT)
+    _train(inner, chosen, vectors)
+    for part in parts(vectors):
+        inner.add(part)
+    index = ItemIndex(inner, vectors)
+    if chosen is not FLAT:
+        tune(index, chosen, _aside(_sample(vectors)) if queries is None else queries, recall)
+    return index
+
+
+def parts(vectors: Float32s) -> Iterator[Float32s]:
+    """Rows a few at a time, so that what is mapped need not be in memory."""
+    for begin in range(0, len(vectors), ADDED_AT_A_TIME):
+        yield np.ascontiguousarray(vectors[begin : begin + ADDED_AT_A_TIME], np.float32)
+
+
+def tune(index: ItemIndex, kind: Kind, queries: Float32s, recall: float) -> float:
+    """Let the index look as far as it must for a recall, by :data:`ASKED` of the queries; the recall that it has then.
+
+    How far is part of the index, and stored with it.
+    """
+    asked = np.ascontiguousarray(queries[np.random.default_rng(1).permutation(len(queries))[:ASKED]], np.float32)
+    k = min(DEPTH, max(1, len(index) // 10))
+    wanted = exact(index.vectors, asked, k)
+    ladder = _ladder(index, kind, k)
+    low, high = 0, len(ladder) - 1
+    while low < high:  # the recall grows along the ladder
+        middle = (low + high) // 2
+        _set(index, kind, *ladder[middle])
+        low, high = (low, middle) if found_share(index, asked, wanted) >= recall else (middle + 1, high)
+    _set(index, kind, *ladder[low])
+    reached = found_share(index, asked, wanted)
+    told = get_logger("models")
+    (told.info if reached >= recall else told.warning)(
+        "index_tuned", kind=kind.name, items=len(index), looks=ladder[low], recall=round(reached, 4), wanted=recall
+    )
+    return reached
+
+
+def exact(vectors: Float32s, queries: Float32s, k: int) -> Ints:
+    """The k items with the largest inner products of each query (n, k), in no order."""
+    best, items = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
+    done = 0
+    for part in parts(vectors):
+        scores = np.hstack([best, queries @ part.T])
+        numbers = np.hstack([items, np.broadcast_to(np.arange(done, done + len(part)), (len(queries), len(part)))])
+        kept = np.argpartition(-scores, k - 1, 1)[:, :k]
+        best, items = np.take_along_axis(scores, kept, 1), np.take_along_axis(numbers, kept, 1)
+        done += len(part)
+    return items.astype(np.int32)
+
+
+def found_share(index: ItemIndex, queries: Float32s, wanted: Ints, allowed: Bools | None = None) -> float:
+    """Share of the wanted items (n, k) that the index finds among its k nearest."""
+    found = index.search(queries, wanted.shape[1], allowed)
+    return float(np.mean([np.isin(one, among) for one, among in zip(wanted, found, strict=True)]))
+
+
+def _train(inner: Any, kind: Kind, vectors: Float32s) -> None:
+    if kind is FLAT:
+        return
+    if kind is HNSW:
+        inner.hnsw.efConstruction = BUILT_BREADTH
+    some = _sample(vectors, TRAINED_PER_LIST * n_lists(len(vectors)))
+    if kind.has_lists:
+        lists = faiss.extract_index_ivf(inner)
+        lists.cp.min_points_per_centroid = 1  # said on stderr otherwise; the lists are short by choice
+        if hasattr(lists, "pq"):
+            lists.pq.cp.min_points_per_centroid = 1
+    inner.train(some)
+
+
+def _sample(vectors: Float32s, n: int = 10 * ASKED) -> Float32s:
+    rows = np.sort(np.random.default_rng(2).permutation(len(vectors))[:n])
+    return np.ascontiguousarray(vectors[rows], np.float32)
+
+
+def _aside(vectors: Float32s) -> Float32s:
+    drawn = np.random.default_rng(3).standard_normal(vectors.shape, dtype=np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors + drawn * lengths / np.linalg.norm(drawn, axis=1, keepdims=True), np.float32)
+
+
+def _ladder(index: ItemIndex, kind: Kind, k: int) -> list[tuple[int, int]]:
+    """Ways to look, each farther than the one before: lists or candidates, and how many are looked at again."""
+    if kind is HNSW:
+        return [(round(k * grown), 1) for grown in (1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16)]
+    lists = faiss.extract_index_ivf(index.inner).nlist
+    probed = sorted({min(lists, round(1.25**step)) for step in range(60)})
+    if not index.looks_again:
+        return [(one, 1) for one in probed]
+    return [(one, again) for one, again in zip(probed, _again(len(probed)), strict=True)]
+
+
+def _again(n: int) -> list[int]:
+    """Factors along a ladder of n steps: more lists hold more that looks near."""
+    return [KEPT[min(len(KEPT) - 1, step * (len(KEPT) + 1) // (n + 1))] for step in range(n)]
+
+
+def _set(index: ItemIndex, kind: Kind, looks: int, again: int) -> None:
+    inner = index.inner
+    if kind is HNSW:
+        inner.hnsw.efSearch = looks
+        return
+    if index.looks_again:
+        inner.k_factor = float(again)
+    faiss.extract_index_ivf(inner).nprobe = looks
