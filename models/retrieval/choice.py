@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from models.evaluation.metrics import Ints, Relevance, mean, ndcg
+from models.evaluation.metrics import Floats, Ints, Relevance, mean, ndcg
 from models.interactions import Interactions, Items, Users
 from models.retrieval.ease import Ease
 from models.retrieval.neighbours import ItemNeighbours
@@ -44,9 +44,14 @@ def settings_of(name: str, users: Users, items: Items, words: Words) -> Sequence
 
 @dataclass(frozen=True)
 class Choice:
-    """A model with the settings that were best, the NDCG of each that was tried, and how many there was no time for."""
+    """A model with the settings that were best, as it learned what came before what was held out.
+
+    ``score`` is its NDCG, ``tried`` that of all settings, ``untried`` how many there was no time for.
+    """
 
     model: Model
+    scorer: Scorer
+    score: float
     tried: Mapping[str, float]
     untried: int
 
@@ -94,7 +99,7 @@ def choose(
         Instant of ``time.monotonic`` after which no more is tried; a setting that took so long before is not begun.
     """
     tried: dict[str, float] = {}
-    best_of_all: tuple[float, Model] | None = None
+    best_of_all: tuple[float, Model, Scorer] | None = None
     begun = 0
     for setting in settings:
         begun += 1
@@ -105,22 +110,26 @@ def choose(
             progress(f"{model}: {score:.4f}")
             best_here, worse = (score, 0) if score > best_here else (best_here, worse + 1)
             if best_of_all is None or score > best_of_all[0]:
-                best_of_all = score, model
+                best_of_all = score, model, scorer
             if worse >= setting.patience or time.monotonic() > until:
                 break
         if 2 * time.monotonic() - began > until:
             break
+        del scorer  # which may be large, while the next setting's is made
     assert best_of_all is not None
-    return Choice(best_of_all[1], tried, len(settings) - begun)
+    score, model, scorer = best_of_all
+    return Choice(model, scorer, score, tried, len(settings) - begun)
 
 
 def judge(scorer: Scorer, held: HeldOut, repeats: bool) -> float:
     """Mean NDCG of what was held out; 0 if nothing was."""
-    if not len(held.users):
-        return 0.0
-    lists = best(scorer, held.before, held.users, JUDGED_BY, repeats).items
-    hits = held.relevance.hits(held.users, lists)
-    return mean(ndcg(hits, held.relevance.sizes[held.users], JUDGED_BY))
+    return mean(judge_each(scorer, held, held.users, repeats)) if len(held.users) else 0.0
+
+
+def judge_each(scorer: Scorer, held: HeldOut, users: Ints, repeats: bool) -> Floats:
+    """NDCG of what was held out of each of some users (len(users),)."""
+    lists = best(scorer, held.before, users, JUDGED_BY, repeats).items
+    return ndcg(held.relevance.hits(users, lists), held.relevance.sizes[users], JUDGED_BY)
 
 
 def _last_of_each(log: Interactions) -> Any:

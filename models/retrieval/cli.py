@@ -16,6 +16,7 @@ class Name(StrEnum):
     itemknn = "itemknn"
     ease = "ease"
     retriever = "retriever"
+    pipeline = "pipeline"
 
 
 class Repeats(StrEnum):

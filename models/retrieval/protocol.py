@@ -58,29 +58,45 @@ class Lists:
     scores: Float32s
 
 
-def best(scorer: Scorer, log: Interactions, users: Ints, k: int, repeats: bool) -> Lists:
-    """Each user's k best items; ties go to the more popular item, then to the lower number.
+class Lister:
+    """Makes lists of scores: ties go to the more popular item of a log, then to the lower number.
 
     Parameters
     ----------
     repeats
         Whether an item that the user has had may be in the list.
     """
-    popular = popular_first(log)
-    had = None if repeats else pairs(log)[:, popular]
-    items, scores = np.full((len(users), k), PAD, np.int32), np.full((len(users), k), -np.inf, np.float32)
-    step = max(1, SCORES_AT_A_TIME // max(log.n_items, 1))
-    for begin in range(0, len(users), step):
-        part = users[begin : begin + step]
-        of_all = np.ascontiguousarray(scorer.scores(part)[:, popular])
-        if had is not None:
-            rows, columns = had[part].nonzero()
-            of_all[rows, columns] = -np.inf
-        places = best_columns(of_all, k)
-        items[begin : begin + step] = np.where(places == PAD, PAD, popular[places])
-        found = np.take_along_axis(of_all, np.maximum(places, 0).astype(np.intp), 1)
-        scores[begin : begin + step] = np.where(places == PAD, -np.inf, found)
-    return Lists(items, scores)
+
+    def __init__(self, log: Interactions, repeats: bool) -> None:
+        self.had = pairs(log)
+        self._popular = popular_first(log)
+        self._barred = None if repeats else self.had[:, self._popular]
+
+    def best(self, scorer: Scorer, users: Ints, k: int) -> Lists:
+        """Each user's k best items."""
+        items, scores = np.full((len(users), k), PAD, np.int32), np.full((len(users), k), -np.inf, np.float32)
+        step = users_at_a_time(len(self._popular))
+        for begin in range(0, len(users), step):
+            part = users[begin : begin + step]
+            of_all = np.ascontiguousarray(scorer.scores(part)[:, self._popular])
+            if self._barred is not None:
+                rows, columns = self._barred[part].nonzero()
+                of_all[rows, columns] = -np.inf
+            places = best_columns(of_all, k)
+            items[begin : begin + step] = np.where(places == PAD, PAD, self._popular[places])
+            found = np.take_along_axis(of_all, np.maximum(places, 0).astype(np.intp), 1)
+            scores[begin : begin + step] = np.where(places == PAD, -np.inf, found)
+        return Lists(items, scores)
+
+
+def best(scorer: Scorer, log: Interactions, users: Ints, k: int, repeats: bool) -> Lists:
+    """Each user's k best items, as :class:`Lister` has them."""
+    return Lister(log, repeats).best(scorer, users, k)
+
+
+def users_at_a_time(n_items: int) -> int:
+    """Users whose scores of all items are made together."""
+    return max(1, SCORES_AT_A_TIME // max(n_items, 1))
 
 
 def popular_first(log: Interactions) -> Ints:

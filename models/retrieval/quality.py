@@ -17,6 +17,7 @@ from headwater.errors import DataError
 from models.evaluation.metrics import METRICS, PAD, Ints, Relevance, coverage, mean, ndcg, paired_bootstrap
 from models.interactions import Ids, Interactions, Items, Users
 from models.retrieval.choice import JUDGED_BY, Progress, choose, hold_out, settings_of, silent
+from models.retrieval.pipeline import choose_pipeline
 from models.retrieval.popularity import Popularity
 from models.retrieval.protocol import Lists, best
 from models.retrieval.sequence import Words
@@ -25,6 +26,9 @@ DEPTHS = (10, 20, 50, 100)
 NO_WISH = ("impression", "return")
 """Types of events that do not say that somebody wanted an item."""
 SEED = 20171126
+PIPELINE = "pipeline"
+SOURCES = ("popularity", "itemknn", "ease", "retriever")
+"""What the pipeline asks; the last takes longest."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +100,17 @@ def run(
     """Choose the model's settings by what its own log ends with, train it on all of that, and judge its lists."""
     began = time.monotonic()
     held = hold_out(task.log, None if task.span_ms is None else _validation_since(task.log, task.span_ms), repeats)
-    choice = choose(
-        settings_of(name, task.users, task.items, task.words), held, repeats, began + 60 * minutes / 2, progress
-    )
+    until = began + 60 * minutes / 2
+    known = task.users, task.items, task.words
+    if name == PIPELINE:
+        settings = {one: settings_of(one, *known) for one in SOURCES}
+        choice = choose_pipeline(settings, _kinds(task.items), held, repeats, until, progress)
+    else:
+        choice = choose(settings_of(name, *known), held, repeats, until, progress)
     lists = best(choice.model.fit(task.log), task.log, task.test_users, k, repeats)
     rule = best(Popularity().fit(task.log), task.log, task.test_users, k, repeats)
     found = {
-        "model": str(choice.model), "validation_ndcg@10": max(choice.tried.values()), "settings_tried": choice.tried,
+        "model": str(choice.model), "validation_ndcg@10": round(choice.score, 5), "settings_tried": choice.tried,
         "settings_untried": choice.untried, "validation_users": len(held.users), **task.counts,
         **judged(task, lists.items), "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip
@@ -219,6 +227,11 @@ def _log(table: pa.Table, users: Ids, items: Ids) -> Interactions:
     order = np.argsort(at_ms, kind="stable")
     user, item = (ids.dense(table[name].to_pylist())[order] for ids, name in ((users, "user_id"), (items, "item_id")))
     return Interactions(user, item, at_ms[order].astype(np.int64), len(users), len(items))
+
+
+def _kinds(items: Items) -> dict[str, Ints]:
+    """Texts that some items have in common and others have not, as numbers."""
+    return {name: code for name, code in items.codes.items() if 1 < int(code.max(initial=0)) + 1 < len(items) / 2}
 
 
 def _validation_since(log: Interactions, span_ms: int) -> int:
