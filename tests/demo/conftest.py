@@ -53,7 +53,7 @@ def demo_state(tmp_path_factory: pytest.TempPathFactory) -> DemoState:
     return DemoState(environment, json.loads(done.stdout))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def platform(demo_state: DemoState) -> Iterator[DemoState]:
     """The demo's state, served again."""
     up = demo_state.run("up", "--json")
