@@ -27,11 +27,7 @@ THREADS = os.cpu_count() or 1
 
 def measure(size: float) -> Sequence[Measure]:
     """Examples a second of both, trained as long, and recall of what was bought first in the validation period."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(state_dir=Path(folder))
-        summary = complete_journey.prepare(settings, max(50, int(HOUSEHOLDS * size)))
-        data = load_dataset(settings.events_dir, complete_journey.home_of(settings), summary.test_start_ms)
-    at_ms = summary.valid_start_ms
+    data, at_ms = purchases(size)
     before = Dataset(data.users, data.items, data.bought.before(at_ms))
     config = TowerConfig(least_steps=0)
     ours, dense = Trainer(before, config, "cpu"), DenseTrainer(before, config, THREADS)
@@ -58,6 +54,15 @@ def measure(size: float) -> Sequence[Measure]:
             note=f"gain {gain.mean:.4f} [{gain.low:.4f}, {gain.high:.4f}] over households",
         ),
     ]  # fmt: skip
+
+
+def purchases(size: float) -> tuple[Dataset, int]:
+    """Complete Journey before its test period, and the instant at which its validation period begins."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(state_dir=Path(folder))
+        summary = complete_journey.prepare(settings, max(50, int(HOUSEHOLDS * size)))
+        data = load_dataset(settings.events_dir, complete_journey.home_of(settings), summary.test_start_ms)
+    return data, summary.valid_start_ms
 
 
 def _trained(

@@ -1,6 +1,7 @@
 """``headwater quality`` on files of one's own: lists for anyone to judge, metrics, and a sentence for what is wrong."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from typer.testing import CliRunner
 
 from headwater.cli.main import build
 from headwater.errors import DataError
+from models.retrieval import choice
 from models.retrieval.quality import judged, read_task, run, write
+from models.retrieval.sequence import Sequences
 
 N_USERS, N_ITEMS = 200, 60
 
@@ -38,8 +41,16 @@ def saved(folder: Path, train: pa.Table, test: pa.Table) -> tuple[Path, Path]:
     return paths
 
 
-@pytest.mark.parametrize("with_times", [False, True])
-@pytest.mark.parametrize("name", ["itemknn", "ease", "retriever"])
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs enough to tell a trained model from one that is not."""
+    monkeypatch.setattr(choice, "Sequences", partial(Sequences, most_epochs=8))
+
+
+@pytest.mark.parametrize(
+    ("name", "with_times"),
+    [("itemknn", False), ("itemknn", True), ("ease", False), ("ease", True), ("retriever", True)],
+)
 def test_a_model_finds_what_popularity_does_not(tmp_path: Path, name: str, with_times: bool) -> None:
     task = read_task(*saved(tmp_path, *drawn(with_times)), repeats=False)
     _, found = run(task, name, False, 20, 1.0)
