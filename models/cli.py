@@ -1,5 +1,6 @@
 """Commands that train, compare and name versions; the heavy imports are inside them."""
 
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,6 +86,35 @@ def train_ranker(
         {"version": meta.version, "promoted": promote, "metrics": meta.metrics, "strongest_features": strongest},
         json_, "Bundle",
     )  # fmt: skip
+
+
+def tune(
+    trials: Annotated[int, typer.Option(help="Trials in all, those of earlier runs included.", min=1)] = 50,
+    service: ServiceOption = "recommend",
+    rows: Annotated[Path | None, typer.Option(help="Training rows; the state folder's by default.")] = None,
+    repo: RepoOption = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Example: headwater tune --trials 50 --json
+
+    Search settings of the ranker on the training rows, whose later requests judge; the next training takes them.
+    A search that was ended goes on.
+    """
+    from models import tuning
+    from models.ranking import read_rows
+    from models.training import paths_of
+
+    settings = get_settings()
+    paths, read = paths_of(settings), _service(settings, service, repo)
+    table = read_rows(rows or paths.rows, read.feature_names)
+    with progress() as bar:
+        task = bar.add_task("trials", total=trials)
+        tuned = tuning.tune(
+            table, read.feature_names, paths.studies, trials,
+            progress=lambda done, total, told: bar.update(task, completed=done, total=total, description=told),
+        )  # fmt: skip
+    tuning.keep(tuned, paths.tuned, read.schema_hash)
+    emit(asdict(tuned) | {"kept": str(paths.tuned)}, json_, "Tuning")
 
 
 def promote(

@@ -42,6 +42,8 @@ class RankerConfig:
     rounds: int = 300
     patience: int = 20
     bins: int = 63
+    feature_share: float = 0.6
+    row_share: float = 0.8
     later_share: float = 0.25
     gap: timedelta = timedelta(days=2)
     threads: int = 1  # beside other work a second one waits more than it helps
@@ -52,9 +54,9 @@ class RankerConfig:
         return {
             "objective": "lambdarank", "metric": "ndcg", "eval_at": [DEPTH], "lambdarank_truncation_level": 2 * DEPTH,
             "learning_rate": self.learning_rate, "num_leaves": self.leaves, "min_data_in_leaf": self.least_in_leaf,
-            "feature_fraction": 0.6, "bagging_fraction": 0.8, "bagging_freq": 1, "max_bin": self.bins,
-            "deterministic": True, "force_col_wise": True, "num_threads": self.threads, "seed": self.seed,
-            "verbosity": -1,
+            "feature_fraction": self.feature_share, "bagging_fraction": self.row_share, "bagging_freq": 1,
+            "max_bin": self.bins, "deterministic": True, "force_col_wise": True, "num_threads": self.threads,
+            "seed": self.seed, "verbosity": -1,
         }  # fmt: skip
 
 
@@ -177,23 +179,33 @@ def fit_ranker(
 ) -> Fitted:
     """Train on the earlier requests, stop by and calibrate on the later ones."""
     earlier, later = split(rows, config)
-    learn = _dataset(earlier, feature_names)
-    judge = _dataset(later, feature_names, learn)
-    booster = lightgbm.train(
-        config.parameters(), learn, config.rounds, valid_sets=[judge],
-        callbacks=[
-            lightgbm.early_stopping(config.patience, verbose=False),
-            lambda state: progress(state.iteration + 1, config.rounds),
-        ],
-    )  # fmt: skip
-    trees = booster.best_iteration or booster.current_iteration()
-    ranker = Ranker(lightgbm.Booster(model_str=booster.model_to_string(num_iteration=trees)))
+    ranker = grow(earlier, later, feature_names, config, lambda state: progress(state.iteration + 1, config.rounds))
     scores = ranker.score(later.features)
     metrics = {
         "ndcg@10": mean_of(later.ndcg(scores)), "calibration_error": _calibration_error(later, scores),
-        "trees": float(trees), "rows": float(len(rows)), "requests": float(len(rows.at_ms)),
+        "trees": float(ranker.booster.num_trees()), "rows": float(len(rows)), "requests": float(len(rows.at_ms)),
     }  # fmt: skip
     return Fitted(ranker, calibration.fit(scores, later.label, later.weight), metrics)
+
+
+def grow(
+    earlier: Rows, later: Rows, feature_names: Sequence[str], config: RankerConfig, *watch: Callable[[Any], None]
+) -> Ranker:
+    """Grow trees on the earlier requests for as long as the later ones gain.
+
+    Parameters
+    ----------
+    watch
+        Called by LightGBM after each round, with its state.
+    """
+    learn = _dataset(earlier, feature_names)
+    stop = lightgbm.early_stopping(config.patience, verbose=False)
+    booster = lightgbm.train(
+        config.parameters(), learn, config.rounds, valid_sets=[_dataset(later, feature_names, learn)],
+        callbacks=[stop, *watch],
+    )  # fmt: skip
+    trees = booster.best_iteration or booster.current_iteration()
+    return Ranker(lightgbm.Booster(model_str=booster.model_to_string(num_iteration=trees)))
 
 
 def importances(ranker: Ranker) -> dict[str, float]:

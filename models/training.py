@@ -5,8 +5,9 @@ purchases, retriever ─► requests, candidates, labels ─► (features, by th
 rows, retriever ─► ranker, calibration ─► bundles/<version>/
 """
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,16 @@ class Paths:
         return self.root / "rows"
 
     @property
+    def tuned(self) -> Path:
+        """Settings of the ranker that ``headwater tune`` found, and the features that they are for."""
+        return self.root / "tuned.json"
+
+    @property
+    def studies(self) -> Path:
+        """Trials of all tuning, an SQLite file."""
+        return self.root / "tuning.db"
+
+    @property
     def checkpoint(self) -> Path:
         return self.root / "towers.pt"
 
@@ -68,6 +79,19 @@ class Service:
     feature_names: tuple[str, ...]
     schema_hash: str
     feature_hashes: Mapping[str, str] = field(default_factory=dict)
+
+
+def ranker_config(paths: Paths, service: Service) -> RankerConfig:
+    """What was tuned for this service's features, or the default."""
+    try:
+        told = json.loads(paths.tuned.read_text())
+    except FileNotFoundError:
+        return DEFAULT_RANKER
+    if told["feature_schema_hash"] != service.schema_hash:
+        log.warning("tuned_settings_left", reason="they are for other features", remedy="headwater tune")
+        return DEFAULT_RANKER
+    log.info("tuned_settings_taken", **told["settings"])
+    return replace(DEFAULT_RANKER, **told["settings"])
 
 
 def train_retriever(
@@ -121,7 +145,7 @@ def train_ranker(
     service: Service,
     created_ms: int,
     known_until_ms: int,
-    config: RankerConfig = DEFAULT_RANKER,
+    config: RankerConfig | None = None,
     rows: Path | None = None,
     progress: Progress = _silent,
 ) -> tuple[Meta, Fitted]:
@@ -129,6 +153,8 @@ def train_ranker(
 
     Parameters
     ----------
+    config
+        What ``headwater tune`` found for these features where there is none, else the default.
     created_ms
         The platform's present instant.
     known_until_ms
@@ -137,7 +163,7 @@ def train_ranker(
     paths = paths_of(settings)
     retriever = Retriever.load(paths.retriever)
     table = read_rows(rows or paths.rows, service.feature_names)
-    fitted = fit_ranker(table, service.feature_names, config, progress)
+    fitted = fit_ranker(table, service.feature_names, config or ranker_config(paths, service), progress)
     until_ms = min(known_until_ms, newest_ms(settings.events_dir) + 1)
     bought = number(read_purchases(settings.events_dir, until_ms), retriever.users, retriever.items)
     champion = registry.champion(settings)
