@@ -45,7 +45,8 @@ def quality(
     Train a model on interactions of any origin, write each test user's best items for anyone to judge, and print
     metrics over the whole catalogue. Settings are chosen by what the training file ends with, never by the test file.
     """
-    from models.retrieval.quality import read_task, run, write
+    from models.retrieval.quality import run, write
+    from models.retrieval.task import read_task
 
     may_repeat = repeats is Repeats.allow
     task = read_task(train, test, may_repeat, items, users)

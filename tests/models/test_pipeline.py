@@ -18,6 +18,7 @@ from models.retrieval.neighbours import ItemNeighbours
 from models.retrieval.pipeline import Pipeline, choose_pipeline
 from models.retrieval.popularity import Popularity
 from models.retrieval.protocol import best
+from models.retrieval.task import read_task
 
 CHEAP = {"popularity": [Popularity()], "itemknn": [ItemNeighbours()]}
 
@@ -145,7 +146,7 @@ def test_the_pipeline_is_judged_like_any_model(tmp_path: Path, monkeypatch: pyte
         kind = np.where(log.item[rows] % 2 == 0, "even", "odd")
         columns = {"user_id": log.user[rows].astype(str), "item_id": log.item[rows].astype(str), "kind": kind}
         pq.write_table(pa.table(columns | {"event_time": log.at_ms[rows] * 86_400_000}), path)
-    task = quality.read_task(*paths, repeats=True)
+    task = read_task(*paths, repeats=True)
     lists, found = quality.run(task, "pipeline", True, 10, 0.1)
     assert found["model"].startswith("Pipeline(sources={'popularity'")
     assert found["ndcg@10_over_popularity"][1] > 0.2

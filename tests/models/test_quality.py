@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from headwater.cli.main import build
 from headwater.errors import DataError
 from models.retrieval import choice
-from models.retrieval.quality import judged, read_task, run, write
+from models.retrieval.quality import by_segment, exposed, judged, run, write
 from models.retrieval.sequence import Sequences
+from models.retrieval.task import read_task
 
 N_USERS, N_ITEMS = 200, 60
 
@@ -76,6 +77,27 @@ def test_the_lists_that_are_written_are_the_lists_that_are_judged(tmp_path: Path
     assert found["mrr@10"] == pytest.approx(sum(1 / rank for rank in hits) / len(judged_users), abs=1e-5)
     assert not {(row["user_id"], int(row["item_id"])) for row in rows.to_pylist()} & had
     assert judged(task, lists.items)["ndcg@10"] == found["ndcg@10"]
+
+
+def test_what_lists_show_and_whom_they_suit_is_told_apart(tmp_path: Path) -> None:
+    train = pa.table({"user_id": ["a", "a", "b", "b", "c"], "item_id": ["x", "y", "x", "z", "x"]})
+    test = pa.table({"user_id": ["a", "new", "b", "b"], "item_id": ["z", "x", "x", "never"]})
+    pq.write_table(pa.table({"item_id": ["x", "y", "z"], "category": ["k", "k", "l"]}), tmp_path / "items.parquet")
+    task = read_task(*saved(tmp_path, train, test), True, tmp_path / "items.parquet")
+    x, y, z = range(3)
+    lists = np.array([[z, y], [x, z], [y, x]], np.int32)  # of a, b and new
+    assert task.users.ids.values[task.test_users].tolist() == ["a", "b", "new"]
+    shown = exposed(task, lists)
+    assert shown["novelty@2"] == pytest.approx(-np.mean(np.log2([2 / 5, 2 / 5, 4 / 5, 2 / 5, 2 / 5, 4 / 5])), abs=1e-4)
+    assert shown["popularity@2"] == pytest.approx((1 + 1 + 3 + 1 + 1 + 3) / 6 / ((9 + 1 + 1) / 5), abs=1e-4)
+    assert shown["gini@2"] == 0
+    parts = by_segment(task, lists)
+    assert parts["new_users"] == {"users": 1, "ndcg@2": pytest.approx(1 / np.log2(3), abs=1e-4), "recall@2": 1}
+    assert parts["light_users"]["users"] == 2
+    assert "heavy_users" not in parts
+    assert parts["repeats"] == {"users": 1, "ndcg@2": 1, "recall@2": 1}
+    assert parts["first_time"]["users"] == 3
+    assert parts["first_time"]["recall@2"] == pytest.approx((1 + 0 + 1) / 3, abs=1e-4)
 
 
 def test_what_is_judged_changes_no_list(tmp_path: Path) -> None:
