@@ -50,7 +50,7 @@ def fetch(wire: Wire, prefix: bytes, wanted: Sequence[Wanted]) -> Mapping[tuple[
         }
 
     if wire.cluster is None:
-        return wire.exchange([b"".join([_packed(prefix, *pair) for pair in zip(batches, places, strict=True)])], read)
+        return wire.exchange(b"".join([_packed(prefix, *pair) for pair in zip(batches, places, strict=True)]), read)
     commands = [one for pair in zip(batches, places, strict=True) for one in _commands(prefix, *pair)]
     keys = [key for pair in zip(batches, places, strict=True) for key in _owners(prefix, *pair)]
     return read(Read(wire.send(commands, keys)))

@@ -1,7 +1,7 @@
 """Many commands, one round trip: RESP packed by hand, since packing argument by argument is most of a client's time."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -83,33 +83,21 @@ class Wire:
         if not commands:
             return []
         if (cluster := self.cluster) is None:
-            return self.exchange([b"".join(commands)], lambda replies: replies.take(len(commands)))
+            return self.exchange(b"".join(commands), lambda replies: replies.take(len(commands)))
         return self._asked(cluster, lambda: ask(cluster, commands, keys, list(self._loads.values())))
-
-    def stream(self, commands: Iterable[bytes]) -> list[Any]:
-        """Replies of the one server to packed commands, each sent once it is made: it works while the next one is."""
-        sent = 0
-
-        def counted() -> Iterator[bytes]:
-            nonlocal sent
-            for command in commands:
-                sent += 1
-                yield command
-
-        return self.exchange(counted(), lambda replies: replies.take(sent))
 
     def load(self, script: bytes) -> bytes:
         """Make a Lua script known to the server or to every node of the cluster; its digest."""
         command = self._loads[script] = pack((b"SCRIPT", b"LOAD", script))
         if (cluster := self.cluster) is None:
-            digests = self.exchange([command], lambda replies: replies.take(1))
+            digests = self.exchange(command, lambda replies: replies.take(1))
         else:
             digests = self._asked(cluster, lambda: ask_each(cluster, command))
         digest: bytes = digests[0]
         return digest
 
-    def exchange(self, packed: Iterable[bytes], read: Callable[[Replies], Read]) -> Read:
-        """Send packed commands to the one server, part by part, then let ``read`` take all their replies.
+    def exchange(self, packed: bytes, read: Callable[[Replies], Read]) -> Read:
+        """Send commands packed end to end to the one server and let ``read`` take all their replies.
 
         Raises
         ------
@@ -123,8 +111,7 @@ class Wire:
         except (RedisError, OSError) as error:
             raise unavailable(self._client, error) from error
         try:
-            for part in packed:
-                connection.send_packed_command((part,))
+            connection.send_packed_command([packed])
             replies = Replies(connection._sock)
             found = read(replies)
         except BaseException as error:

@@ -1,9 +1,8 @@
 """Idempotent writes: every value is absolute, and a compare-and-set inside the store keeps the newer."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from headwater.plan import BatchView, Table
 
 _PAIRS = 128
 """Fields and blobs in one script call, so that none holds the store up for long."""
-_AT_ONCE = 8192
-"""Commands to a cluster before replies are awaited."""
+_BYTES = 1 << 20
+"""Sent before replies are awaited, about."""
 Key = tuple[str, ...]
 Blobs = Sequence[bytes] | NDArray[Any]
 """A blob for each key; an array where all have one length."""
@@ -93,7 +92,13 @@ class OnlineWriter:
         -------
         Number of store commands sent.
         """
-        return self._run("merge_tiles", lambda: (_packed(one, replace) for one in written))
+        calls = []
+        for one in written:
+            distinct, blobs = codec.pack_blobs(one.table, one.keys, one.columns, one.payloads)
+            size = codec.record_dtype(one.table).itemsize if one.payloads is None else 0
+            settings = (b"%d" % size, b"%d" % one.table.keep, b"%d" % (-1 if replace is None else replace))
+            calls.append((settings, one.join_keys, one.table.field, distinct, blobs))
+        return self._run("merge_tiles", calls)
 
     def write_rows(self, view: BatchView, keys: Sequence[Key], rows: Blobs) -> int:
         """Write rows packed by :mod:`headwater.online.codec`; the newer (event, created) time wins.
@@ -102,7 +107,7 @@ class OnlineWriter:
         -------
         Number of store commands sent.
         """
-        return self._run("put_rows", lambda: [((), view.join_keys, view.field, keys, rows)])
+        return self._run("put_rows", [((), view.join_keys, view.field, keys, rows)])
 
     def drop(self, fields: Sequence[bytes]) -> None:
         """Delete the fields of removed tables from every entity of this project, and of this project alone."""
@@ -113,14 +118,14 @@ class OnlineWriter:
             if held:
                 self._client.hdel(key, *held)
 
-    def _run(self, script: str, written: Callable[[], Iterable[_Written]]) -> int:
+    def _run(self, script: str, written: Sequence[_Written]) -> int:
         while True:
             try:
-                return self._send(self._commands(script, written()))
+                return self._send(self._commands(script, written))
             except NoScriptError:
                 self._shas.clear()
 
-    def _commands(self, script: str, written: Iterable[_Written]) -> Iterator[tuple[bytes, bytes]]:
+    def _commands(self, script: str, written: Sequence[_Written]) -> Iterator[tuple[bytes, bytes]]:
         """An entity's key and the command that calls a script for many entities at once.
 
         It is one at a time where a cluster holds them in other slots.
@@ -135,25 +140,23 @@ class OnlineWriter:
                 yield call.owner, b"".join((n, head, bulk(b"%d" % call.n_keys), call.keys, fixed, call.arguments))
 
     def _send(self, commands: Iterator[tuple[bytes, bytes]]) -> int:
-        if self._wire.cluster is None:
-            return len(self._wire.stream(command for _, command in commands))
-        sent = 0
-        while some := list(islice(commands, _AT_ONCE)):
-            owners, packed = zip(*some, strict=True)
-            sent += len(self._wire.send(packed, owners))
+        waiting: list[bytes] = []
+        owners: list[bytes] = []
+        sent, size = 0, 0
+        for owner, command in commands:
+            waiting.append(command)
+            owners.append(owner)
+            sent, size = sent + 1, size + len(command)
+            if size > _BYTES:
+                self._wire.send(waiting, owners)
+                waiting, owners, size = [], [], 0
+        self._wire.send(waiting, owners)
         return sent
 
     def _sha(self, script: str) -> bytes:
         if script not in self._shas:
             self._shas[script] = self._wire.load(self._scripts[script].encode())
         return self._shas[script]
-
-
-def _packed(one: Tiles, replace: int | None) -> _Written:
-    distinct, blobs = codec.pack_blobs(one.table, one.keys, one.columns, one.payloads)
-    size = codec.record_dtype(one.table).itemsize if one.payloads is None else 0
-    settings = (b"%d" % size, b"%d" % one.table.keep, b"%d" % (-1 if replace is None else replace))
-    return settings, one.join_keys, one.table.field, distinct, blobs
 
 
 def _alone(base: bytes, field: bytes, keys: Sequence[Key], blobs: Blobs, most: int) -> Iterator[_Call]:
