@@ -12,13 +12,26 @@ from headwater.errors import ConfigError
 from headwater.settings import Settings, get_settings
 
 if TYPE_CHECKING:
+    from headwater.plan import FeaturePlan
     from models.training import Service
+    from models.trial import Cost
 
 train = typer.Typer(
     no_args_is_help=True,
     help="Example: headwater train retriever --json\n\nTrain the towers, then, on the rows that "
     "headwater training-set made, the ranker and its bundle.",
 )
+
+feature = typer.Typer(
+    no_args_is_help=True,
+    help="Example: headwater feature trial user_category_activity\n\nQuestions about single features.",
+)
+
+
+@feature.callback()
+def _features() -> None:
+    """A group, though it has one command so far."""
+
 
 BeforeOption = Annotated[
     str | None, typer.Option("--before", help="Know nothing from this UTC instant on; the archive's end by default.")
@@ -117,6 +130,35 @@ def tune(
     emit(asdict(tuned) | {"kept": str(paths.tuned)}, json_, "Tuning")
 
 
+@feature.command("trial")
+def trial(
+    view: Annotated[str, typer.Argument(help="A view of the feature repository.")],
+    service: ServiceOption = "recommend",
+    rows: Annotated[Path | None, typer.Option(help="Training rows; the state folder's by default.")] = None,
+    repo: RepoOption = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Example: headwater feature trial user_category_activity --json
+
+    Train the ranker with and without a view, and report the lift on the later requests with its interval, and what the
+    view takes in the store: bytes, reading, tiles an event. What the store does not tell is left out.
+    """
+    from headwater.registry.manifest import load_plan
+    from models.ranking import read_rows
+    from models.training import paths_of, ranker_config
+    from models.trial import Trial, features_of, lift
+
+    settings = get_settings()
+    plan, read, paths = load_plan(repo or settings.repo), _service(settings, service, repo), paths_of(settings)
+    without = features_of(plan, service, view)
+    table = read_rows(rows or paths.rows, read.feature_names)
+    with progress() as bar:
+        bar.add_task(f"with and without {view}", total=None)
+        both, alone, gain, requests = lift(table, read.feature_names, without, ranker_config(paths, read))
+    found = Trial(view, without, round(both, 5), round(alone, 5), gain, requests, _cost(settings, plan, view))
+    emit(found.as_dict(), json_, f"Trial of {view}")
+
+
 def promote(
     version: VersionArgument, alias: str = "champion", repo: RepoOption = None, json_: JsonFlag = False
 ) -> None:
@@ -212,6 +254,24 @@ def _service(settings: Settings, name: str, repo: Path | None) -> "Service":
 
     plan = load_plan(repo or settings.repo)
     return Service(name, plan.service(name).names, plan.schema_hash(name), plan.feature_hashes(name))
+
+
+def _cost(settings: Settings, plan: "FeaturePlan", view: str) -> "Cost | None":
+    """What a view takes online; ``None`` where no store answers."""
+    from headwater.clock import StoredClock
+    from headwater.errors import UnavailableError
+    from headwater.log import get_logger
+    from headwater.online.connect import connect
+    from headwater.online.reader import OnlineReader
+    from headwater.settings import addresses
+    from models.trial import cost_of
+
+    try:
+        client = connect(addresses(settings).redis, socket_connect_timeout=0.5)
+        return cost_of(plan, view, client, OnlineReader(client, plan, StoredClock(client)))
+    except (UnavailableError, OSError) as error:
+        get_logger("models").warning("cost_unknown", reason=str(error))
+        return None
 
 
 def _applied(settings: Settings, version: str, repo: Path | None) -> "Service":

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
+from sklearn.metrics import log_loss, roc_auc_score
 
 from headwater.errors import DataError
 from models import calibration
@@ -182,7 +183,7 @@ def fit_ranker(
     ranker = grow(earlier, later, feature_names, config, lambda state: progress(state.iteration + 1, config.rounds))
     scores = ranker.score(later.features)
     metrics = {
-        "ndcg@10": mean_of(later.ndcg(scores)), "calibration_error": _calibration_error(later, scores),
+        "ndcg@10": mean_of(later.ndcg(scores)), **_probabilities(later, scores),
         "trees": float(ranker.booster.num_trees()), "rows": float(len(rows)), "requests": float(len(rows.at_ms)),
     }  # fmt: skip
     return Fitted(ranker, calibration.fit(scores, later.label, later.weight), metrics)
@@ -222,13 +223,19 @@ def _dataset(rows: Rows, feature_names: Sequence[str], reference: Any = None) ->
     )  # fmt: skip
 
 
-def _calibration_error(later: Rows, scores: Float32s) -> float:
-    """Fit on every other request, measure on the rest."""
+def _probabilities(later: Rows, scores: Float32s) -> dict[str, float]:
+    """How well labels are told row by row: the order by AUC, probabilities by a fit on every other request."""
     odd = later.group % 2 == 1
-    if odd.all() or not odd.any():
-        return float("nan")
+    label, weight = later.label[~odd] > 0, later.weight[~odd]
+    if not odd.any() or label.all() or not label.any():
+        return dict.fromkeys(("auc", "log_loss", "calibration_error"), float("nan"))
     halves = calibration.fit(scores[odd], later.label[odd], later.weight[odd])
-    return expected_calibration_error(halves(scores[~odd]), later.label[~odd], weights=later.weight[~odd])
+    told = halves(scores[~odd])
+    return {
+        "auc": float(roc_auc_score(label, scores[~odd], sample_weight=weight)),
+        "log_loss": float(log_loss(label, told.astype(np.float64), sample_weight=weight)),
+        "calibration_error": expected_calibration_error(told, label, weights=weight),
+    }
 
 
 def config_text(config: RankerConfig) -> str:

@@ -12,7 +12,8 @@ from models import cli
 
 app = typer.Typer()
 app.add_typer(cli.train, name="train")
-for command in (cli.promote, cli.rollback, cli.compare, cli.validate):
+app.add_typer(cli.feature, name="feature")
+for command in (cli.promote, cli.rollback, cli.compare, cli.validate, cli.tune):
     app.command()(command)
 
 
@@ -27,7 +28,9 @@ def run(*arguments):
     return CliRunner().invoke(app, list(arguments))
 
 
-@pytest.mark.parametrize("name", ["train retriever", "train ranker", "promote", "rollback", "compare", "validate"])
+@pytest.mark.parametrize(
+    "name", ["train retriever", "train ranker", "promote", "rollback", "compare", "validate", "tune", "feature trial"]
+)
 def test_help_opens_with_an_example(name):
     help_text = run(*name.split(), "--help").output
     assert f"Example: headwater {name}" in help_text

@@ -8,6 +8,7 @@ import pytest
 from support.labelled import NAMES, labelled
 
 from headwater.errors import DataError
+from models import calibration
 from models.evaluation.metrics import mean
 from models.ranking import RankerConfig, fit_ranker, importances, read_rows, split
 
@@ -58,6 +59,20 @@ def test_it_learns_what_decides(rows, fitted):
     shares = importances(fitted.ranker)
     assert next(iter(shares)) == "habit"
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_rows_are_judged_one_by_one_too(rows, fitted):
+    _, later = split(rows, CONFIG)
+    scores, even = fitted.ranker.score(later.features), later.group % 2 == 0
+    label, weight = later.label[even] > 0, later.weight[even].astype(np.float64)
+    apart = scores[even][label][:, None] - scores[even][~label]
+    pairs = weight[label][:, None] * weight[~label]
+    won = ((apart > 0) * pairs).sum() + ((apart == 0) * pairs).sum() / 2
+    assert fitted.metrics["auc"] == pytest.approx(won / pairs.sum())
+    halves = calibration.fit(scores[~even], later.label[~even], later.weight[~even])
+    told = np.clip(halves(scores[even]).astype(np.float64), 2.3e-16, 1 - 2.3e-16)
+    missed = -np.average(np.log(np.where(label, told, 1 - told)), weights=weight)
+    assert fitted.metrics["log_loss"] == pytest.approx(missed, rel=1e-3)
 
 
 def test_the_same_rows_give_the_same_trees(rows, fitted):
