@@ -17,8 +17,6 @@ ASKED = 200
 """Queries that tune an index."""
 TRAINED_PER_LIST = 64
 ADDED_AT_A_TIME = 100_000
-KEPT = (2, 4, 8)
-"""Times the wanted number that are found by products of 4 bits, and looked at again."""
 BUILT_BREADTH = 80
 """Candidates while a graph is built."""
 
@@ -30,6 +28,7 @@ def build(
     kind: str | None = None,
     queries: Float32s | None = None,
     recall: float = RECALL,
+    depth: int = DEPTH,
     memory_bytes: float | None = None,
     threads: int = 1,
 ) -> ItemIndex:
@@ -43,7 +42,7 @@ def build(
         Such as users' vectors, by which the recall is measured; where there are none, items moved as far aside as they
         are long, since users do not lie where items do.
     recall
-        Share of the :data:`DEPTH` nearest to find.
+        Share of the ``depth`` nearest to find.
     """
     faiss.omp_set_num_threads(threads)
     n, dim = vectors.shape
@@ -54,7 +53,7 @@ def build(
         inner.add(part)
     index = ItemIndex(inner, vectors)
     if chosen is not FLAT:
-        tune(index, chosen, _aside(_sample(vectors)) if queries is None else queries, recall)
+        tune(index, chosen, _aside(_sample(vectors)) if queries is None else queries, recall, depth)
     return index
 
 
@@ -64,21 +63,21 @@ def parts(vectors: Float32s) -> Iterator[Float32s]:
         yield np.ascontiguousarray(vectors[begin : begin + ADDED_AT_A_TIME], np.float32)
 
 
-def tune(index: ItemIndex, kind: Kind, queries: Float32s, recall: float) -> float:
+def tune(index: ItemIndex, kind: Kind, queries: Float32s, recall: float, depth: int = DEPTH) -> float:
     """Let the index look as far as it must for a recall, by :data:`ASKED` of the queries; the recall that it has then.
 
     How far is part of the index, and stored with it.
     """
     asked = np.ascontiguousarray(queries[np.random.default_rng(1).permutation(len(queries))[:ASKED]], np.float32)
-    k = min(DEPTH, max(1, len(index) // 10))
+    k = min(depth, max(1, len(index) // 10))
     wanted = exact(index.vectors, asked, k)
     ladder = _ladder(index, kind, k)
     low, high = 0, len(ladder) - 1
     while low < high:  # the recall grows along the ladder
         middle = (low + high) // 2
-        _set(index, kind, *ladder[middle])
+        _look(index, kind, ladder[middle])
         low, high = (low, middle) if found_share(index, asked, wanted) >= recall else (middle + 1, high)
-    _set(index, kind, *ladder[low])
+    _look(index, kind, ladder[low])
     reached = found_share(index, asked, wanted)
     told = get_logger("models")
     (told.info if reached >= recall else told.warning)(
@@ -113,10 +112,9 @@ def _train(inner: Any, kind: Kind, vectors: Float32s) -> None:
         inner.hnsw.efConstruction = BUILT_BREADTH
     some = _sample(vectors, TRAINED_PER_LIST * n_lists(len(vectors)))
     if kind.has_lists:
-        lists = faiss.extract_index_ivf(inner)
-        lists.cp.min_points_per_centroid = 1  # said on stderr otherwise; the lists are short by choice
-        if hasattr(lists, "pq"):
-            lists.pq.cp.min_points_per_centroid = 1
+        inner.cp.min_points_per_centroid = 1  # said on stderr otherwise; the lists are short by choice
+        if hasattr(inner, "pq"):
+            inner.pq.cp.min_points_per_centroid = 1
     inner.train(some)
 
 
@@ -131,27 +129,15 @@ def _aside(vectors: Float32s) -> Float32s:
     return np.asarray(vectors + drawn * lengths / np.linalg.norm(drawn, axis=1, keepdims=True), np.float32)
 
 
-def _ladder(index: ItemIndex, kind: Kind, k: int) -> list[tuple[int, int]]:
-    """Ways to look, each farther than the one before: lists or candidates, and how many are looked at again."""
+def _ladder(index: ItemIndex, kind: Kind, k: int) -> list[int]:
+    """Candidates or lists to look at, more at each step."""
     if kind is HNSW:
-        return [(round(k * grown), 1) for grown in (1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16)]
-    lists = faiss.extract_index_ivf(index.inner).nlist
-    probed = sorted({min(lists, round(1.25**step)) for step in range(60)})
-    if not index.looks_again:
-        return [(one, 1) for one in probed]
-    return [(one, again) for one, again in zip(probed, _again(len(probed)), strict=True)]
+        return [round(k * grown) for grown in (1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16)]
+    return sorted({min(index.inner.nlist, round(1.25**step)) for step in range(60)})
 
 
-def _again(n: int) -> list[int]:
-    """Factors along a ladder of n steps: more lists hold more that looks near."""
-    return [KEPT[min(len(KEPT) - 1, step * (len(KEPT) + 1) // (n + 1))] for step in range(n)]
-
-
-def _set(index: ItemIndex, kind: Kind, looks: int, again: int) -> None:
-    inner = index.inner
+def _look(index: ItemIndex, kind: Kind, at: int) -> None:
     if kind is HNSW:
-        inner.hnsw.efSearch = looks
-        return
-    if index.looks_again:
-        inner.k_factor = float(again)
-    faiss.extract_index_ivf(inner).nprobe = looks
+        index.inner.hnsw.efSearch = at
+    else:
+        index.inner.nprobe = at

@@ -14,6 +14,8 @@ Ints = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
+AGAIN = 8
+"""Times the wanted number that are found by 4-bit products, to be put in order by the vectors themselves."""
 ALONE_SHARE = 0.02
 """Where no more than so many of the items are allowed, each of them is looked at."""
 
@@ -36,11 +38,6 @@ class ItemIndex:
 
     def __len__(self) -> int:
         return int(self.inner.ntotal)
-
-    @property
-    def looks_again(self) -> bool:
-        """Whether what was found by short codes is put in order by longer ones."""
-        return isinstance(self.inner, faiss.IndexRefine)
 
     def search(self, vectors: Float32s, n: int, allowed: Bools | None = None) -> Ints:
         """Dense items, nearest first (len(vectors), n), padded with -1; as ``nearest`` without the scores."""
@@ -65,7 +62,10 @@ class ItemIndex:
         if allowed is not None and allowed.sum() <= max(k, ALONE_SHARE * len(self)):
             return self._among(vectors, k, np.flatnonzero(allowed))
         faiss.omp_set_num_threads(1)  # it counts for the calling thread only
-        scores, items = self.inner.search(np.ascontiguousarray(vectors, np.float32), k, params=self._how(allowed))
+        queries, how = np.ascontiguousarray(vectors, np.float32), self._how(allowed)
+        if isinstance(self.inner, faiss.IndexIVFPQFastScan):
+            return self._again(queries, k, self.inner.search(queries, min(AGAIN * k, len(self)), params=how)[1])
+        scores, items = self.inner.search(queries, k, params=how)
         return items.astype(np.int32), np.where(items < 0, -np.inf, scores).astype(np.float32)
 
     def without(self, items: Ints) -> "ItemIndex":
@@ -97,6 +97,12 @@ class ItemIndex:
         missing = ((0, 0), (0, k - order.shape[1]))
         return np.pad(found, missing, constant_values=-1), np.pad(best, missing, constant_values=-np.inf)
 
+    def _again(self, queries: Float32s, k: int, found: Any) -> tuple[Ints, Float32s]:
+        """The best of what short codes have found, by the vectors themselves."""
+        lists = [self._among(one[None], k, held[held >= 0]) for one, held in zip(queries, found, strict=True)]
+        items, scores = zip(*lists, strict=True) if lists else ([np.empty((0, k))], [np.empty((0, k))])
+        return np.concatenate(items).astype(np.int32), np.concatenate(scores).astype(np.float32)
+
     def _how(self, allowed: Bools | None) -> Any:
         """Parameters of a search that must look farther, the fewer items are allowed; ``None`` for the index's own."""
         if allowed is None:
@@ -105,11 +111,6 @@ class ItemIndex:
         inner, share = self.inner, float(allowed.mean())
         if isinstance(inner, faiss.IndexHNSW):
             return faiss.SearchParametersHNSW(efSearch=int(inner.hnsw.efSearch / share), **told)
-        lists = faiss.try_extract_index_ivf(inner)
-        if lists is None:
-            return faiss.SearchParameters(**told)
-        probed = min(lists.nlist, int(np.ceil(lists.nprobe / share)))
-        within = faiss.SearchParametersIVF(nprobe=probed, **told)
-        if not self.looks_again:
-            return within
-        return faiss.IndexRefineSearchParameters(k_factor=inner.k_factor, base_index_params=within)
+        if isinstance(inner, faiss.IndexIVF):
+            return faiss.SearchParametersIVF(nprobe=min(inner.nlist, int(np.ceil(inner.nprobe / share))), **told)
+        return faiss.SearchParameters(**told)

@@ -43,17 +43,15 @@ class Kind:
 FLAT = Kind("flat", lambda dim, lists: "Flat", lambda dim: 4 * dim)
 HNSW = Kind("hnsw_sq8", lambda dim, lists: f"HNSW{LINKS},SQ8", lambda dim: dim + 4 * 2 * LINKS * 1.1)
 IVF_SQ8 = Kind("ivf_sq8", lambda dim, lists: f"IVF{lists},SQ8", lambda dim: dim + 8)
-IVF_PQ = Kind(
-    "ivf_pq", lambda dim, lists: f"IVF{lists},PQ{_halved(dim)}x4fs,Refine(SQ8)", lambda dim: dim + _halved(dim) / 2 + 8
-)
-KINDS = {kind.name: kind for kind in (FLAT, IVF_PQ, IVF_SQ8, HNSW)}
+IVF_PQ = Kind("ivf_pq", lambda dim, lists: f"IVF{lists},PQ{_halved(dim)}x4fs", lambda dim: _halved(dim) / 2 + 8)
+KINDS = {kind.name: kind for kind in (FLAT, IVF_SQ8, IVF_PQ, HNSW)}
 
 
 def suitable(n_items: int, dim: int, memory_bytes: float | None = None, exact_below: int = EXACT_BELOW) -> Kind:
-    """Kind for a catalogue: exact while that is quick, else lists of 4-bit products whose best are looked at again.
+    """Kind for a catalogue: exact while that is quick, else lists of a byte a dimension, else of 4 bits for two.
 
-    The last beat the graph and the plain lists at a million items (docs/performance.md); where dimensions cannot be
-    paired, or not even a byte of each fits the memory with them, plain lists of bytes are left.
+    Lists of bytes were the fastest at a million items (docs/performance.md). Those of 4 bits take a third of the
+    memory, and what they find is looked at again in the vectors themselves.
 
     Raises
     ------
@@ -62,11 +60,12 @@ def suitable(n_items: int, dim: int, memory_bytes: float | None = None, exact_be
     """
     if n_items < exact_below and _fits(FLAT, n_items, dim, memory_bytes):
         return FLAT
-    for kind in (IVF_PQ, IVF_SQ8):
-        if _fits(kind, n_items, dim, memory_bytes) and (kind is IVF_SQ8 or dim % 2 == 0):
+    kinds = [kind for kind in (IVF_SQ8, IVF_PQ) if kind is IVF_SQ8 or dim % 2 == 0]
+    for kind in kinds:
+        if _fits(kind, n_items, dim, memory_bytes):
             return kind
     raise ModelError(
-        f"index: {n_items} items of {dim} dimensions need {n_items * IVF_SQ8.item_bytes(dim) / 2**20:.0f} MiB at "
+        f"index: {n_items} items of {dim} dimensions need {n_items * kinds[-1].item_bytes(dim) / 2**20:.0f} MiB at "
         f"least, of {(memory_bytes or 0) / 2**20:.0f}. Give it more, or choose fewer dimensions."
     )
 

@@ -120,11 +120,12 @@ def test_what_is_gone_is_found_no_more_and_what_is_new_is_found(index):
 
 def test_what_suits_a_catalogue_follows_from_its_size_and_the_memory():
     assert suitable(10_000, 64).name == "flat"
-    assert suitable(1_000_000, 64).name == "ivf_pq"
-    assert suitable(1_000_000, 63).name == "ivf_sq8"
-    assert suitable(1_000_000, 64, memory_bytes=80e6).name == "ivf_sq8"
-    with pytest.raises(ModelError, match="1000000 items of 64 dimensions need 69 MiB at least, of 48"):
-        suitable(1_000_000, 64, memory_bytes=50e6)
+    assert suitable(1_000_000, 64).name == "ivf_sq8"
+    assert suitable(1_000_000, 64, memory_bytes=50e6).name == "ivf_pq"
+    with pytest.raises(ModelError, match="1000000 items of 64 dimensions need 23 MiB at least, of 19"):
+        suitable(1_000_000, 64, memory_bytes=20e6)
+    with pytest.raises(ModelError, match="63 dimensions need 68 MiB at least, of 48"):
+        suitable(1_000_000, 63, memory_bytes=50e6)
 
 
 def test_an_exact_search_by_parts_is_one_over_all(monkeypatch):
