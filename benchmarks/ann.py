@@ -20,7 +20,7 @@ WARM = 20
 DEPTH, LARGE_DEPTH = 500, 100
 
 
-def measure(size: float, large: str = "yes") -> Sequence[Measure]:
+def measure(size: float, *, large: str = "yes") -> Sequence[Measure]:
     """Medians and recalls of each kind of index at a million items, and the tail of one at ten million.
 
     Parameters
