@@ -18,6 +18,7 @@ import dagster as dg
 
 from batch.audit import Audit
 from batch.retrain import JUDGED, Judgement, SparkSteps, Steps, Verdict, decide, known_until
+from models.gates import DEFAULT_RULES, Rules
 
 SERVICE = "recommend"
 NIGHTLY, HOURLY = "0 3 * * *", "17 * * * *"
@@ -30,6 +31,7 @@ class Retraining:
 
     steps: Steps
     until_ms: int
+    rules: Rules = DEFAULT_RULES
 
 
 @dg.resource(description="Towers, features, ranker and registry of this state folder.")  # type: ignore[untyped-decorator]
@@ -40,11 +42,12 @@ def real_retraining(_: Any) -> Retraining:
     from headwater.online.connect import connect
     from headwater.registry.manifest import load_plan
     from headwater.settings import addresses, get_settings
+    from models.gates import load_rules
 
     settings = get_settings()
     clock = StoredClock(connect(addresses(settings).redis))
     steps = SparkSteps(settings, load_plan(settings.repo), SERVICE, home_of(settings), clock.now_ms)
-    return Retraining(steps, known_until(settings, clock.now_ms()))
+    return Retraining(steps, known_until(settings, clock.now_ms()), load_rules(settings.repo))
 
 
 @dg.asset(required_resource_keys={"retraining"}, description="A newly trained, registered bundle: its version.")  # type: ignore[untyped-decorator]
@@ -68,7 +71,7 @@ def verdict(context: dg.AssetExecutionContext, bundle: str, judgement: dict[str,
     """Decide, and name the challenger."""
     retraining: Retraining = context.resources.retraining
     judged = None if judgement["judged"] is None else Judgement(**judgement["judged"])
-    found: Verdict = decide(retraining.steps, bundle, judgement["champion"], judged)
+    found: Verdict = decide(retraining.steps, bundle, judgement["champion"], judged, retraining.rules)
     context.add_output_metadata({"decision": found.decision, "reason": found.reason})
     return asdict(found)
 

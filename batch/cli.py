@@ -286,23 +286,26 @@ def retrain(
     """Example: headwater retrain --once --json.
 
     Make a new training set, train on it, and compare with the champion on newer requests: the new version becomes the
-    challenger, or is refused, saying why. Promoting it is up to you. Without --once, show how the schedule is started.
+    challenger, or is refused by a gate of the repository's promotion.toml, saying which. Promoting it is up to you,
+    unless that file says otherwise. Without --once, show how the schedule is started.
     """
     from batch.retrain import SparkSteps, known_until
     from batch.retrain import retrain as run
     from headwater.datasets.complete_journey import home_of
+    from models.gates import load_rules
 
     if not once:
         emit({"schedule": "dagster dev -m batch.assets", "once": "headwater retrain --once"}, as_json, "Retraining")
         return
     settings, plan = _begin(repo)
+    rules = load_rules(settings.repo)
     with progress() as bar:
         task = bar.add_task("retrain", total=4)
         steps = SparkSteps(
             settings, plan, service, data or home_of(settings), lambda: _now(settings),
             progress=lambda step: bar.update(task, advance=1, description=step),
         )  # fmt: skip
-        verdict = run(steps, known_until(settings, _now(settings)))
+        verdict = run(steps, known_until(settings, _now(settings)), rules)
     emit(asdict(verdict), as_json, "Retrained")
 
 

@@ -1,4 +1,4 @@
-"""Retrain, judge on newer data, and name a challenger or say why not. Promotion is somebody else's act.
+"""Retrain, judge on newer data, and name a challenger or say why not. Promotion is somebody else's act, by default.
 
 ::
 
@@ -8,8 +8,8 @@
 The judged period ends where the label's horizon does, so every judged label is final.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +17,11 @@ from typing import Any, Protocol
 from headwater.log import get_logger
 from headwater.plan import FeaturePlan
 from headwater.settings import Settings
+from models.gates import DEFAULT_RULES, Gate, Rules, judged
 
 JUDGED = timedelta(days=14)
 """How long the period is whose requests champion and newcomer are judged by."""
-CHALLENGER, REFUSED = "challenger", "refused"
+CHALLENGER, CHAMPION, REFUSED = "challenger", "champion", "refused"
 log = get_logger(__name__)
 
 
@@ -34,16 +35,18 @@ class Verdict:
     champion: str | None = None
     gain: dict[str, float] | None = None
     requests: int = 0
+    gates: tuple[Gate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Mean difference in NDCG@10 over the same requests, and its 95 % interval."""
+    """Mean difference in NDCG@10 over the same requests, and its 95 % interval; what the gates ask besides."""
 
     mean: float
     low: float
     high: float
     requests: int
+    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 class Steps(Protocol):
@@ -61,33 +64,43 @@ class Steps(Protocol):
         """Score both on the requests of the judged period, known until ``until_ms``."""
         ...
 
-    def name_challenger(self, version: str) -> None:
-        """Give a version the alias of a challenger."""
+    def measure(self, version: str) -> Mapping[str, float]:
+        """What the gates ask of a version by itself."""
+        ...
+
+    def name(self, version: str, alias: str) -> None:
+        """Make a version challenger or champion."""
         ...
 
 
-def retrain(steps: Steps, until_ms: int) -> Verdict:
+def retrain(steps: Steps, until_ms: int, rules: Rules = DEFAULT_RULES) -> Verdict:
     """Run all steps with what was known before ``until_ms``."""
     version = steps.train(until_ms - _ms(JUDGED))
     champion = steps.champion()
     judgement = None if champion is None else steps.judge(champion, version, until_ms)
-    return decide(steps, version, champion, judgement)
+    return decide(steps, version, champion, judgement, rules)
 
 
-def decide(steps: Steps, version: str, champion: str | None, judgement: Judgement | None) -> Verdict:
-    """Name the version challenger unless the champion ranked the judged requests as well or better."""
-    if judgement is None or champion is None:
-        verdict = Verdict(version, CHALLENGER, "there is no champion to judge it by")
+def decide(
+    steps: Steps, version: str, champion: str | None, judgement: Judgement | None, rules: Rules = DEFAULT_RULES
+) -> Verdict:
+    """Name the version challenger, or champion where the rules let it, unless it fails a gate."""
+    measured = dict(steps.measure(version)) if judgement is None else dict(judgement.measured)
+    if judgement is None:
+        told, gain, requests = "there is no champion to judge it by", None, 0
     else:
+        gain = {"mean": judgement.mean, "low": judgement.low, "high": judgement.high}
+        measured |= {"least_gain": judgement.mean, "worst_gain": judgement.low}
         told = f"NDCG@10 {judgement.mean:+.4f} [{judgement.low:+.4f}, {judgement.high:+.4f}] against {champion}"
-        better = judgement.mean > 0
-        reason = f"{told} over {judgement.requests} newer requests" + ("" if better else ": no better")
-        gain = {name: value for name, value in asdict(judgement).items() if name != "requests"}
-        decision = CHALLENGER if better else REFUSED
-        verdict = Verdict(version, decision, reason, champion, gain, judgement.requests)
-    if verdict.decision == CHALLENGER:
-        steps.name_challenger(version)
-    log.info("retrained", version=version, decision=verdict.decision, reason=verdict.reason)
+        told, requests = f"{told} over {judgement.requests} newer requests", judgement.requests
+    gates = tuple(judged(rules.gates, measured, judgement is not None))
+    failed = [str(gate) for gate in gates if not gate.holds]
+    passed = CHAMPION if rules.promotion.automatic else CHALLENGER
+    decision = REFUSED if failed else passed
+    verdict = Verdict(version, decision, "; ".join([told, *failed]), champion, gain, requests, gates)
+    if not failed:
+        steps.name(version, decision)
+    log.info("retrained", version=version, decision=decision, reason=verdict.reason)
     return verdict
 
 
@@ -131,6 +144,8 @@ class SparkSteps:
         from batch.training_set import build_ranking_rows
         from models.bundle import load_bundle
         from models.comparison import compare_rankers
+        from models.gates import measure
+        from models.ranking import read_rows
         from models.requests import DEFAULT_SAMPLING
 
         self.progress("judging")
@@ -139,12 +154,21 @@ class SparkSteps:
         build_ranking_rows(self._spark(), self.settings, self.plan, self.service, until_ms, judged, rows)
         bundles = [load_bundle(self.settings.bundles_dir / name) for name in (champion, version)]
         found = compare_rankers(rows, *bundles)
-        return Judgement(found.gain.mean, found.gain.low, found.gain.high, found.requests)
+        judged_rows = read_rows(rows, bundles[1].meta.feature_names)
+        measured = measure(bundles[1], self.settings.bundles_dir / version, judged_rows)
+        return Judgement(found.gain.mean, found.gain.low, found.gain.high, found.requests, measured)
 
-    def name_challenger(self, version: str) -> None:
+    def measure(self, version: str) -> Mapping[str, float]:
+        from models.bundle import load_bundle
+        from models.gates import measure
+
+        files = self.settings.bundles_dir / version
+        return measure(load_bundle(files), files, None)
+
+    def name(self, version: str, alias: str) -> None:
         from models import registry
 
-        registry.promote(self.settings, version, registry.CHALLENGER, self.plan.schema_hash(self.service))
+        registry.promote(self.settings, version, alias, self.plan.schema_hash(self.service))
 
     def _spark(self) -> Any:
         from batch.session import spark_session

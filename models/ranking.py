@@ -74,6 +74,8 @@ class Rows:
     label, weight : (n,)
     group : (n,) int32
         Number of each row's request, ascending from 0.
+    item : (n,) int32
+        Number of each row's item among those of all rows.
     at_ms : (n_groups,)
     """
 
@@ -81,6 +83,7 @@ class Rows:
     label: npt.NDArray[np.int8]
     weight: Float32s
     group: Ints
+    item: Ints
     at_ms: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -91,8 +94,9 @@ class Rows:
         kept = groups[self.group]
         _, group = np.unique(self.group[kept], return_inverse=True)
         return Rows(
-            self.features[kept], self.label[kept], self.weight[kept], group.astype(np.int32), self.at_ms[groups]
-        )
+            self.features[kept], self.label[kept], self.weight[kept], group.astype(np.int32), self.item[kept],
+            self.at_ms[groups],
+        )  # fmt: skip
 
     def ndcg(self, scores: Float32s) -> Floats:
         """NDCG at 10 of each request among its own candidates (n_groups,); NaN where nothing was bought."""
@@ -149,7 +153,8 @@ def _rows(table: pa.Table, feature_names: Sequence[str]) -> Rows:
     at_ms = table[AT].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64()).to_numpy()
     return Rows(
         features, table[LABEL].to_numpy().astype(np.int8), table[WEIGHT].to_numpy().astype(np.float32),
-        (np.cumsum(changed) - 1).astype(np.int32), at_ms[changed],
+        (np.cumsum(changed) - 1).astype(np.int32),
+        table["item_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int32), at_ms[changed],
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -89,7 +89,7 @@ def lift(
         Whose features are ``names``.
     """
     kept = [at for at, name in enumerate(names) if name not in without]
-    fewer = Rows(rows.features[:, kept], rows.label, rows.weight, rows.group, rows.at_ms)
+    fewer = replace(rows, features=rows.features[:, kept])
     scores = []
     for some, columns in ((rows, names), (fewer, tuple(names[at] for at in kept))):
         earlier, later = split(some, config)

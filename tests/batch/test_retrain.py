@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from batch.retrain import CHALLENGER, REFUSED, Judgement, retrain
+from batch.retrain import CHALLENGER, CHAMPION, REFUSED, Judgement, retrain
+from models.gates import Gates, Promotion, Rules
 
 DAY_MS = 86_400_000
 NOW = 100 * DAY_MS
@@ -29,8 +30,11 @@ class Steps:
         self.done.append(("judge", champion, version, until_ms))
         return self.gain
 
-    def name_challenger(self, version: str) -> None:
-        self.done.append(("challenger", version))
+    def measure(self, version: str) -> dict[str, float]:
+        return {"size_mb": 3.0}
+
+    def name(self, version: str, alias: str) -> None:
+        self.done.append((alias, version))
 
 
 def test_a_better_version_becomes_challenger_on_requests_it_has_not_seen() -> None:
@@ -44,12 +48,35 @@ def test_a_version_that_is_no_better_is_refused_and_told_why() -> None:
     steps = Steps("3", Judgement(-0.004, -0.01, 0.001, 300))
     verdict = retrain(steps, NOW)
     assert verdict.decision == REFUSED
-    assert "-0.0040 [-0.0100, +0.0010] against 3 over 300 newer requests" in verdict.reason
+    assert "-0.0040 [-0.0100, +0.0010] against 3 over 300 newer requests; least_gain -0.004" in verdict.reason
     assert ("challenger", "7") not in steps.done
 
 
-def test_the_first_version_needs_no_champion() -> None:
+def test_the_first_version_needs_no_champion_but_passes_its_own_gates() -> None:
     assert retrain(Steps(None), NOW).decision == CHALLENGER
+    refused = retrain(Steps(None), NOW, Rules(gates=Gates(size_mb=2)))
+    assert (refused.decision, refused.reason) == (
+        REFUSED, "there is no champion to judge it by; size_mb 3, at most 2",
+    )  # fmt: skip
+
+
+def test_a_better_version_is_refused_by_any_gate_and_serves_only_where_the_rules_let_it() -> None:
+    gain = Judgement(0.01, -0.002, 0.02, 300, {"coverage": 0.2, "score_ms": 4.0})
+    careful = Rules(gates=Gates(worst_gain=0.0, coverage=0.1, score_ms=3))
+    steps = Steps("3", gain)
+    verdict = retrain(steps, NOW, careful)
+    assert verdict.decision == REFUSED
+    assert [gate.name for gate in verdict.gates if not gate.holds] == ["worst_gain", "score_ms"]
+    assert verdict.reason.endswith("worst_gain -0.002, at least 0; score_ms 4, at most 3")
+    assert steps.done[-1][0] == "judge"
+    assert retrain(steps, NOW, Rules(promotion=Promotion(automatic=True))).decision == CHAMPION
+    assert steps.done[-1] == ("champion", "7")
+
+
+def test_what_a_gate_asks_and_nobody_measured_is_refused() -> None:
+    verdict = retrain(Steps("3"), NOW, Rules(gates=Gates(coverage=0.1)))
+    assert verdict.decision == REFUSED
+    assert verdict.reason.endswith("coverage not measured, at least 0.1")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,171 @@
+"""When a newly trained bundle may challenge: ``promotion.toml``, beside the definitions.
+
+    [objective]
+    business = "households find what they buy within four weeks"   # what it is for, in words
+    metric = "ndcg@10"                     # what a bundle is compared by, on requests newer than its training
+
+    [gates]                                # a bundle that fails one is refused; one that is left out judges nothing
+    least_gain = 0.0                       # mean gain of the metric over the champion: above
+    worst_gain = -0.01                     # lower end of the gain's 95 % interval: at least
+    calibration_error = 0.02               # at most
+    coverage = 0.01                        # share of the catalogue in the first ten of the judged requests: at least
+    score_ms = 20                          # CPU milliseconds for 500 rows, one thread: at most
+    size_mb = 500                          # of the bundle's files: at most
+
+    [promotion]
+    automatic = false                      # let what passes serve, without anybody's act
+
+A bundle that was trained on other definitions is refused wherever it is named (:mod:`models.registry`).
+"""
+
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headwater.errors import ConfigError
+from models.bundle import Bundle
+from models.evaluation.metrics import coverage, top_k_grouped
+from models.ranking import DEPTH, Rows
+
+FILE = "promotion.toml"
+SCORED_ROWS, SCORED_TIMES = 500, 20
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Objective(_Strict):
+    """What a bundle is for, and what it is compared by."""
+
+    business: str = ""
+    metric: Literal["ndcg@10"] = "ndcg@10"
+
+
+class Gates(_Strict):
+    """Limits, as the module tells them."""
+
+    least_gain: Number | None = 0.0
+    worst_gain: Number | None = None
+    calibration_error: Share | None = None
+    coverage: Share | None = None
+    score_ms: Positive | None = None
+    size_mb: Positive | None = None
+
+
+class Promotion(_Strict):
+    """Whose act it is."""
+
+    automatic: bool = False
+
+
+class Rules(_Strict):
+    """All of the file."""
+
+    objective: Objective = Objective()
+    gates: Gates = Gates()
+    promotion: Promotion = Promotion()
+
+
+DEFAULT_RULES = Rules()
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One limit and what was measured; ``value`` is ``None`` where nothing was, as a gain without a champion."""
+
+    name: str
+    value: float | None
+    limit: float
+    holds: bool
+
+    def __str__(self) -> str:
+        told = "not measured" if self.value is None else f"{self.value:.4g}"
+        return f"{self.name} {told}, {_BOUNDS[self.name]} {self.limit:g}"
+
+
+def load_rules(repo: Path) -> Rules:
+    """Read a repository's file; where there is none, a bundle must gain over the champion, and nothing else.
+
+    Raises
+    ------
+    ConfigError
+        The file is not TOML, or a field is unknown or out of range.
+    """
+    path = repo / FILE
+    try:
+        return Rules.model_validate(tomllib.loads(path.read_text()))
+    except FileNotFoundError:
+        return Rules()
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML, {error}. Mend that line.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "whole"
+        raise ConfigError(f"{path}: {field}: {first['msg'].lower()}. Mend that field.") from None
+
+
+def judged(gates: Gates, measured: Mapping[str, float], has_champion: bool) -> list[Gate]:
+    """Hold what was measured to the limits; what cannot be measured without a champion is passed without one."""
+    return list(_judged(gates, measured, has_champion))
+
+
+def measure(bundle: Bundle, files: Path, rows: Rows | None) -> dict[str, float]:
+    """What the gates ask of a bundle by itself.
+
+    Parameters
+    ----------
+    files
+        The bundle's folder.
+    rows
+        Judged requests; without them neither its coverage nor its speed is told.
+    """
+    found = {
+        "calibration_error": bundle.meta.metrics.get("calibration_error", float("nan")),
+        "size_mb": sum(file.stat().st_size for file in files.iterdir()) / 2**20,
+    }
+    if rows is not None:
+        scores = bundle.ranker.score(rows.features)
+        lists = top_k_grouped(rows.group, rows.item, scores, len(rows.at_ms), DEPTH)
+        found |= {"coverage": coverage(lists, len(bundle.items), DEPTH), "score_ms": _score_ms(bundle, rows)}
+    return found
+
+
+_BOUNDS = {
+    "least_gain": "above", "worst_gain": "at least", "coverage": "at least",
+    "calibration_error": "at most", "score_ms": "at most", "size_mb": "at most",
+}  # fmt: skip
+_AGAINST_CHAMPION = ("least_gain", "worst_gain", "coverage", "score_ms")
+
+
+def _judged(gates: Gates, measured: Mapping[str, float], has_champion: bool) -> Iterator[Gate]:
+    for name, limit in gates.model_dump().items():
+        if limit is None:
+            continue
+        value = measured.get(name)
+        if value is None or np.isnan(value):
+            yield Gate(name, None, limit, not has_champion and name in _AGAINST_CHAMPION)
+            continue
+        bound = _BOUNDS[name]
+        holds = value > limit if bound == "above" else value >= limit if bound == "at least" else value <= limit
+        yield Gate(name, round(float(value), 6), limit, bool(holds))
+
+
+def _score_ms(bundle: Bundle, rows: Rows) -> float:
+    features: Any = np.resize(rows.features, (SCORED_ROWS, rows.features.shape[1]))
+    bundle.ranker.score(features)
+    times = []
+    for _ in range(SCORED_TIMES):
+        began = time.process_time()
+        bundle.ranker.score(features)
+        times.append((time.process_time() - began) * 1_000)
+    return float(np.median(times))
