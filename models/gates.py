@@ -15,6 +15,9 @@
     [promotion]
     automatic = false                      # let what passes serve, without anybody's act
 
+    [retraining]
+    new_purchases = 100_000                # with final labels, since the champion's training; without: on schedule only
+
 A bundle that was trained on other definitions is refused wherever it is named (:mod:`models.registry`).
 """
 
@@ -68,12 +71,19 @@ class Promotion(_Strict):
     automatic: bool = False
 
 
+class Retraining(_Strict):
+    """When there is one before its time."""
+
+    new_purchases: Annotated[int, Field(gt=0)] | None = None
+
+
 class Rules(_Strict):
     """All of the file."""
 
     objective: Objective = Objective()
     gates: Gates = Gates()
     promotion: Promotion = Promotion()
+    retraining: Retraining = Retraining()
 
 
 DEFAULT_RULES = Rules()

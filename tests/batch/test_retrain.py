@@ -1,10 +1,15 @@
 """The decision, and the scheduled job run in process; the heavy steps are stand-ins."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import pandas as pd
 import pytest
+from support import bundles
+from support.archived import archive
 
 from batch.retrain import CHALLENGER, CHAMPION, REFUSED, Judgement, retrain
+from headwater.settings import Settings
 from models.gates import Gates, Promotion, Rules
 
 DAY_MS = 86_400_000
@@ -92,6 +97,40 @@ def test_the_scheduled_job_does_the_same_in_process() -> None:
     assert result.success
     assert result.output_for_node("verdict")["decision"] == CHALLENGER
     assert [step for step, *_ in steps.done] == ["train", "judge", "challenger"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_much_that_is_new_starts_a_retraining_before_the_night() -> None:
+    import dagster as dg
+
+    from batch.assets import News, defs, enough_that_is_new
+
+    assert defs.get_sensor_def("enough_that_is_new").job_name == "retrain"
+
+    def looked(news: News) -> dg.RunRequest | dg.SkipReason:
+        return enough_that_is_new(dg.build_sensor_context(), news=lambda: news)
+
+    assert looked(News("3", 99, 100)).skip_message == "99 of 100 purchases since the training of 3"
+    assert looked(News(None, 500, 100)).skip_message.endswith("of None")
+    assert "names no" in looked(News("3", 500, None)).skip_message
+    assert looked(News("3", 250, 100)).run_key == "3-2"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_only_purchases_whose_label_is_final_are_new(tmp_path: Path) -> None:
+    from batch.assets import News, count_news
+
+    settings = Settings(state_dir=tmp_path / "state", repo=tmp_path)
+    at_ms = [day * DAY_MS for day in (1, 40, 41, 60, 70)]
+    frame = pd.DataFrame({"user_id": ["ann"] * 5, "item_id": ["milk"] * 5, "event_time": at_ms})
+    archive(settings.events_dir, frame)
+    bundles.write(settings.bundles_dir / "1", training_end_ms=60 * DAY_MS)
+    assert count_news(settings) == News(None, 0, None)
+    (tmp_path / "promotion.toml").write_text("[retraining]\nnew_purchases = 2")
+    (settings.bundles_dir / "aliases.json").write_text('{"champion": "1", "history": []}')
+    assert count_news(settings) == News(
+        "1", 2, 2
+    )  # of days 32 to 42: the rest is known or not final
 
 
 @pytest.mark.filterwarnings("ignore")

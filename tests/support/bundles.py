@@ -59,5 +59,5 @@ def trained(**others) -> Trained:
     return Trained(**whole | others)
 
 
-def write(directory: Path) -> Meta:
-    return write_bundle(directory, trained(), parts())
+def write(directory: Path, **others) -> Meta:
+    return write_bundle(directory, trained(**others), parts())
