@@ -16,6 +16,8 @@ Bools = npt.NDArray[np.bool_]
 
 AGAIN = 8
 """Times the wanted number that are found by 4-bit products, to be put in order by the vectors themselves."""
+FARTHER = 1.5
+"""Power of the allowed share by which a search looks farther: the nearest that are left lie farther away, too."""
 ALONE_SHARE = 0.02
 """Where no more than so many of the items are allowed, each of them is looked at."""
 
@@ -108,7 +110,7 @@ class ItemIndex:
         if allowed is None:
             return None
         told = {"sel": faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))}
-        inner, share = self.inner, float(allowed.mean())
+        inner, share = self.inner, float(allowed.mean()) ** FARTHER
         if isinstance(inner, faiss.IndexHNSW):
             return faiss.SearchParametersHNSW(efSearch=int(inner.hnsw.efSearch / share), **told)
         if isinstance(inner, faiss.IndexIVF):
