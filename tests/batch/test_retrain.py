@@ -128,9 +128,7 @@ def test_only_purchases_whose_label_is_final_are_new(tmp_path: Path) -> None:
     assert count_news(settings) == News(None, 0, None)
     (tmp_path / "promotion.toml").write_text("[retraining]\nnew_purchases = 2")
     (settings.bundles_dir / "aliases.json").write_text('{"champion": "1", "history": []}')
-    assert count_news(settings) == News(
-        "1", 2, 2
-    )  # of days 32 to 42: the rest is known or not final
+    assert count_news(settings) == News("1", 2, 2)  # of days 32 to 42: the rest is known or not final
 
 
 @pytest.mark.filterwarnings("ignore")
