@@ -189,6 +189,8 @@ def grow(sources: Sources, users: Ints, wanted: Relevance) -> Grown | None:
     users : (n,)
         In an order that says nothing: where they have too many candidates the last are left out.
     """
+    if len(users) < LEAST_USERS:
+        return None
     rows = _rows(sources, users, wanted)
     if len(np.unique(rows.row[rows.label > 0])) < LEAST_USERS:
         return None

@@ -139,6 +139,13 @@ def test_with_too_few_users_to_learn_from_the_best_model_stays_alone() -> None:
     assert chosen.tried[str(chosen.model)] == max(chosen.tried.values())
 
 
+def test_where_nobody_can_be_held_out_a_model_stays_alone() -> None:
+    rows = [(user, user % 3, user) for user in range(60)]
+    held = hold_out(log_of(rows, 60, 3), None, repeats=True)
+    assert not len(held.users)
+    assert not isinstance(choose_pipeline(CHEAP, {}, held, True, time.monotonic()).model, Pipeline)
+
+
 def test_the_pipeline_is_judged_like_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "SOURCES", ("popularity", "itemknn"))
     log, paths = habits(weeks=13), (tmp_path / "train.parquet", tmp_path / "test.parquet")
