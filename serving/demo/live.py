@@ -15,6 +15,8 @@ from serving.client import Client
 from serving.contracts import Ranked, RankedItem
 
 GIVE_UP_S = 30.0
+SETTLED_S = 2.0
+"""After which a list that has changed is taken, though what was bought stands in it as before."""
 POLL_S = 0.005
 
 
@@ -40,7 +42,9 @@ def buy(user_id: str, item: RankedItem, clock: Clock, price: float = 2.5) -> Eve
 
 
 def changed_answer(client: Client, user_id: str, clock: Clock, limit: int = 10) -> Change:
-    """Buy what stands in the middle of the list and wait until the list is another one.
+    """Buy what stands in the middle of the list and wait until it stands there otherwise, or no more.
+
+    What a purchase says of the user alone may be readable a moment before what it says of user and product.
 
     Raises
     ------
@@ -49,13 +53,22 @@ def changed_answer(client: Client, user_id: str, clock: Clock, limit: int = 10) 
     """
     before = client.recommend(user_id, limit=limit)
     item = before.items[len(before.items) // 2]
-    began = time.monotonic()
+    began, first = time.monotonic(), 0.0
     client.track(buy(user_id, item, clock))
+
+    def has_changed(ranked: Ranked) -> bool:
+        nonlocal first
+        if _shape(ranked) == _shape(before):
+            return False
+        first = first or time.monotonic()
+        return _place(ranked, item) != _place(before, item) or time.monotonic() - first > SETTLED_S
+
     after = _until(
-        lambda: client.recommend(user_id, limit=limit), lambda ranked: _shape(ranked) != _shape(before),
+        lambda: client.recommend(user_id, limit=limit), has_changed,
         f"the list of {user_id} after a purchase of {item.item_id}",
     )  # fmt: skip
-    return Change(user_id, item, before, after, _ms_since(began))
+    as_before = _place(after, item) == _place(before, item)
+    return Change(user_id, item, before, after, (first - began) * 1000 if as_before else _ms_since(began))
 
 
 def freshness_ms(
@@ -93,6 +106,10 @@ def percentiles(values: Sequence[float]) -> Mapping[str, float]:
 
 def _shape(ranked: Ranked) -> list[tuple[str, float, tuple[str, ...]]]:
     return [(item.item_id, round(item.score, 6), tuple(item.reasons)) for item in ranked.items]
+
+
+def _place(ranked: Ranked, item: RankedItem) -> list[Any]:
+    return [(at, shape) for at, shape in enumerate(_shape(ranked)) if shape[0] == item.item_id]
 
 
 def _until(ask: Callable[[], Any], fulfilled: Callable[[Any], bool], subject: str) -> Any:
