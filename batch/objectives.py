@@ -1,14 +1,13 @@
 """What counts as the outcome of an impression: one readable file, checked when it is read."""
 
-import tomllib
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from headwater.errors import ConfigError
+from headwater.declared import read_declared
 from headwater.spans import parse_span
 
 FILE = "labels.toml"
@@ -111,17 +110,4 @@ def load_labelling(repo: Path) -> Labelling:
         The file is not TOML, or a field is unknown or contradicts another.
     """
     own = repo / FILE
-    source = own if own.is_file() else files("batch") / FILE
-    try:
-        return parse(tomllib.loads(source.read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML, {error}. Mend that line.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "whole"
-        raise ConfigError(f"{source}: {field}: {first['msg'].lower()}. Mend that field.") from None
-
-
-def parse(table: dict[str, Any]) -> Labelling:
-    """Check a parsed file."""
-    return Labelling.model_validate(table)
+    return read_declared(own if own.is_file() else files("batch") / FILE, Labelling)

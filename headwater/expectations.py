@@ -25,7 +25,6 @@ null. Expectations judge and report; what counts as an event is not theirs to sa
 
 import math
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,9 +35,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from headwater.avro import MAP
+from headwater.declared import read_declared
 from headwater.errors import ConfigError
 from headwater.plan import FeaturePlan, Source
 from headwater.records import ENVELOPE, is_envelope
@@ -152,14 +152,7 @@ def load_expectations(plan: FeaturePlan) -> Expectations:
     path = Path(plan.repo) / FILE
     if not path.is_file():
         return Expectations()
-    try:
-        found = Expectations.model_validate(tomllib.loads(path.read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML, {error}. Mend that line.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "whole"
-        raise ConfigError(f"{path}: {field}: {first['msg'].lower()}. Mend that field.") from None
+    found = read_declared(path, Expectations)
     for problem in _contradictions(found, plan):
         raise ConfigError(f"{path}: {problem}")
     return found

@@ -22,16 +22,15 @@ A bundle that was trained on other definitions is refused wherever it is named (
 """
 
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from headwater.errors import ConfigError
+from headwater.declared import read_declared
 from models.bundle import Bundle
 from models.evaluation.metrics import coverage, top_k_grouped
 from models.ranking import DEPTH, Rows
@@ -111,22 +110,22 @@ def load_rules(repo: Path) -> Rules:
     ConfigError
         The file is not TOML, or a field is unknown or out of range.
     """
-    path = repo / FILE
     try:
-        return Rules.model_validate(tomllib.loads(path.read_text()))
+        return read_declared(repo / FILE, Rules)
     except FileNotFoundError:
         return Rules()
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML, {error}. Mend that line.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "whole"
-        raise ConfigError(f"{path}: {field}: {first['msg'].lower()}. Mend that field.") from None
 
 
-def judged(gates: Gates, measured: Mapping[str, float], has_champion: bool) -> list[Gate]:
+def judged(gates: Gates, measured: Mapping[str, float], has_champion: bool) -> Iterator[Gate]:
     """Hold what was measured to the limits; what cannot be measured without a champion is passed without one."""
-    return list(_judged(gates, measured, has_champion))
+    for name, limit in gates.model_dump(exclude_none=True).items():
+        value = measured.get(name)
+        if value is None or np.isnan(value):
+            yield Gate(name, None, limit, not has_champion and name in _AGAINST_CHAMPION)
+            continue
+        bound = _BOUNDS[name]
+        holds = value > limit if bound == "above" else value >= limit if bound == "at least" else value <= limit
+        yield Gate(name, round(float(value), 6), limit, bool(holds))
 
 
 def measure(bundle: Bundle, files: Path, rows: Rows | None) -> dict[str, float]:
@@ -155,19 +154,6 @@ _BOUNDS = {
     "calibration_error": "at most", "score_ms": "at most", "size_mb": "at most",
 }  # fmt: skip
 _AGAINST_CHAMPION = ("least_gain", "worst_gain", "coverage", "score_ms")
-
-
-def _judged(gates: Gates, measured: Mapping[str, float], has_champion: bool) -> Iterator[Gate]:
-    for name, limit in gates.model_dump().items():
-        if limit is None:
-            continue
-        value = measured.get(name)
-        if value is None or np.isnan(value):
-            yield Gate(name, None, limit, not has_champion and name in _AGAINST_CHAMPION)
-            continue
-        bound = _BOUNDS[name]
-        holds = value > limit if bound == "above" else value >= limit if bound == "at least" else value <= limit
-        yield Gate(name, round(float(value), 6), limit, bool(holds))
 
 
 def _score_ms(bundle: Bundle, rows: Rows) -> float:

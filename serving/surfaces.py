@@ -1,13 +1,12 @@
 """The funnel's configuration: one readable file, checked when it is read."""
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from headwater.errors import ConfigError
+from headwater.declared import read_declared
 from serving.contracts import MAX_LIMIT
 
 DEFAULT = "home"
@@ -74,17 +73,4 @@ def load_surfaces(repo: Path) -> Surfaces:
         The file is not TOML, or a field is unknown or out of bounds.
     """
     own = repo / FILE
-    source = own if own.is_file() else files("serving") / FILE
-    try:
-        return parse(tomllib.loads(source.read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML, {error}. Mend that line.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{source}: {field}: {first['msg'].lower()}. Mend that field.") from None
-
-
-def parse(table: dict[str, Any]) -> Surfaces:
-    """Check a parsed file."""
-    return Surfaces.model_validate(table)
+    return read_declared(own if own.is_file() else files("serving") / FILE, Surfaces)

@@ -14,14 +14,14 @@ from support.shown import Arrived, oracle, record, write_impressions
 from support.views import every_function
 
 from batch.impressions import read_impressions
-from batch.objectives import Labelling, parse
+from batch.objectives import Labelling
 from batch.outcomes import attributed, labels_of, read_outcomes, retracted
 from headwater.events import Event
 from headwater.plan import DAY_MS, HOUR_MS
 from headwater.settings import Settings
 
 pytestmark = pytest.mark.integration
-LABELLING = parse({
+LABELLING = Labelling.model_validate({
     "label": "purchase",
     "keys": {"user": "user_id", "item": "item_id"},
     "objectives": {

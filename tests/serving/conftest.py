@@ -37,7 +37,7 @@ from serving.ports import Bundle
 from serving.reasons import Reasons
 from serving.sources import BuyItAgain, Fixed, TwoTower
 from serving.state import StateReader
-from serving.surfaces import Surfaces, parse
+from serving.surfaces import Surfaces
 from serving.telemetry import Telemetry
 
 NOW = 400 * DAY_MS
@@ -276,7 +276,7 @@ def bundle(shop: Shop) -> Bundle:
 
 @pytest.fixture(scope="session")
 def surfaces() -> Surfaces:
-    return parse(
+    return Surfaces.model_validate(
         tomllib.loads("""
         [features]
         ranker = "recommend"

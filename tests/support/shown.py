@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from support.archives import START, Stored
 
-from batch.objectives import Labelling, parse
+from batch.objectives import Labelling
 from headwater.folds import to_fixed
 from headwater.plan import DAY_MS, FeaturePlan
 
-LABELLING = parse({
+LABELLING = Labelling.model_validate({
     "label": "purchase",
     "keys": {"user": "user_id", "item": "item_id"},
     "objectives": {
