@@ -1,16 +1,12 @@
 """Vectors to find among: generated clusters, and what the two towers made of real purchases."""
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.datasets import complete_journey
-from headwater.settings import Settings
-from models.interactions import load_dataset
+from benchmarks import journey
 from models.trips import recent_items
 from models.two_tower import TowerConfig, Trainer
 
@@ -44,10 +40,7 @@ def towers(n: int) -> Case:
 
     Products are fewer than ``n``: the others are copies, each a little aside.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(state_dir=Path(folder))
-        summary = complete_journey.prepare(settings)
-        data = load_dataset(settings.events_dir, complete_journey.home_of(settings), summary.test_start_ms)
+    data, summary = journey.purchases()
     config = TowerConfig(passes=1, least_steps=0)
     encoder = Trainer(data, config, "cpu").fit().export()
     rng = np.random.default_rng(5)

@@ -55,7 +55,7 @@ class DenseTrainer:
         weights = self.weight[torch.from_numpy(lines)]
         loss = (losses * weights).sum() / weights.sum()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
         self.optimiser.step()
         return float(loss.detach())
 

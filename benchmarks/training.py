@@ -1,21 +1,18 @@
 """Training the two towers, beside the same towers with a full softmax over the batch and dense AdamW."""
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import journey
 from benchmarks.dense_towers import DenseTrainer
 from headwater.bench import Measure
-from headwater.datasets import complete_journey
-from headwater.settings import Settings
 from models.encoder import UserEncoder
 from models.evaluation.metrics import Floats, Relevance, mean, paired_bootstrap, recall, top_k
-from models.interactions import Dataset, load_dataset
+from models.interactions import Dataset
 from models.trips import recent_items
 from models.two_tower import TowerConfig, Trainer
 
@@ -58,10 +55,7 @@ def measure(size: float) -> Sequence[Measure]:
 
 def purchases(size: float) -> tuple[Dataset, int]:
     """Complete Journey before its test period, and the instant at which its validation period begins."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(state_dir=Path(folder))
-        summary = complete_journey.prepare(settings, max(50, int(HOUSEHOLDS * size)))
-        data = load_dataset(settings.events_dir, complete_journey.home_of(settings), summary.test_start_ms)
+    data, summary = journey.purchases(max(50, int(HOUSEHOLDS * size)))
     return data, summary.valid_start_ms
 
 

@@ -195,20 +195,22 @@ def fit_ranker(
 
 
 def grow(
-    earlier: Rows, later: Rows, feature_names: Sequence[str], config: RankerConfig, *watch: Callable[[Any], None]
+    earlier: Rows, later: Rows | None, feature_names: Sequence[str], config: RankerConfig, *watch: Callable[[Any], None]
 ) -> Ranker:
     """Grow trees on the earlier requests for as long as the later ones gain.
 
     Parameters
     ----------
+    later
+        Without them, all rounds.
     watch
         Called by LightGBM after each round, with its state.
     """
     learn = _dataset(earlier, feature_names)
-    stop = lightgbm.early_stopping(config.patience, verbose=False)
+    stop = [] if later is None else [lightgbm.early_stopping(config.patience, verbose=False)]
+    judge = [] if later is None else [_dataset(later, feature_names, learn)]
     booster = lightgbm.train(
-        config.parameters(), learn, config.rounds, valid_sets=[_dataset(later, feature_names, learn)],
-        callbacks=[stop, *watch],
+        config.parameters(), learn, config.rounds, valid_sets=judge, callbacks=[*stop, *watch]
     )  # fmt: skip
     trees = booster.best_iteration or booster.current_iteration()
     return Ranker(lightgbm.Booster(model_str=booster.model_to_string(num_iteration=trees)))

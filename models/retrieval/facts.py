@@ -33,15 +33,15 @@ class Facts:
     def __init__(self, log: Interactions, codes: Mapping[str, Ints]) -> None:
         self._n_items = log.n_items
         end = int(log.at_ms[-1]) + 1 if len(log) else 1
-        self._span = max(end - int(log.at_ms[0]), 1) if len(log) else 1
+        span = max(end - int(log.at_ms[0]), 1) if len(log) else 1
         order = np.argsort(log.user, kind="stable")
         sizes = np.bincount(log.user, minlength=log.n_users)
         places_since = np.empty(len(log), np.int64)  # how many interactions of the same user came after
         places_since[order] = (np.repeat(np.cumsum(sizes), sizes) - 1 - np.arange(len(log))) if len(log) else 0
-        age = (end - log.at_ms) / self._span
+        age = (end - log.at_ms) / span
         keys = log.user.astype(np.int64) * log.n_items + log.item
         self._keys, first, pair = np.unique(keys, return_index=True, return_inverse=True)
-        self._users = _users(log, age, sizes, len(self._keys))
+        self._users = _users(log, age, sizes, self._keys)
         self._pairs = _pairs(log, age, places_since, first, pair, self._users)
         self._items = _items(log, age, self._keys)
         self._codes = {name: _Shares(log, code, age) for name, code in codes.items()}
@@ -49,9 +49,7 @@ class Facts:
     def of(self, user: Ints, item: Ints) -> dict[str, Floats]:
         """Features by name, each (n,), of n pairs."""
         keys = user.astype(np.int64) * self._n_items + item
-        at = np.searchsorted(self._keys, keys)
-        known = at < len(self._keys)
-        known[known] = self._keys[at[known]] == keys[known]
+        at, known = _places(self._keys, keys)
         found = {f"pair_{name}": _taken(values, at, known) for name, values in self._pairs.items()}
         found |= {f"item_{name}": values[item] for name, values in self._items.items()}
         found |= {f"user_{name}": values[user] for name, values in self._users.items()}
@@ -75,19 +73,16 @@ class _Shares:
 
     def of(self, user: Ints, item: Ints) -> dict[str, Floats]:
         keys = user.astype(np.int64) * self._n + self._code[item]
-        at = np.searchsorted(self._keys, keys)
-        known = at < len(self._keys)
-        known[known] = self._keys[at[known]] == keys[known]
+        at, known = _places(self._keys, keys)
         return {
             "share": _taken(self._counts, at, known) / self._of_user[user],
             "faded": _taken(self._faded, at, known), "since": _taken(self._last, at, known),
         }  # fmt: skip
 
 
-def _users(log: Interactions, age: Floats, sizes: Any, n_pairs: int) -> dict[str, Floats]:
+def _users(log: Interactions, age: Floats, sizes: Any, keys: Longs) -> dict[str, Floats]:
     last = np.full(log.n_users, np.nan)
     last[log.user] = age  # of several assignments to a place the last stays
-    keys = np.unique(log.user.astype(np.int64) * log.n_items + log.item) if n_pairs else np.zeros(0, np.int64)
     distinct = np.bincount(keys // log.n_items, minlength=log.n_users)
     return {
         "count": sizes.astype(np.float64), "since": last, "new_share": distinct / np.maximum(sizes, 1),
@@ -136,6 +131,14 @@ def _items(log: Interactions, age: Floats, keys: Longs) -> dict[str, Floats]:
         newest = log.item[len(log) - int(len(log) * share) :]
         found[f"recent_{share}"] = np.bincount(newest, minlength=n) / (share * np.maximum(counts, 1))
     return found
+
+
+def _places(held: Longs, keys: Longs) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Where each key is among those held, which ascend, and whether it is there at all."""
+    at = np.searchsorted(held, keys)
+    known = at < len(held)
+    known[known] = held[at[known]] == keys[known]
+    return at, known
 
 
 def _taken(values: Floats, at: Any, known: Any) -> Floats:

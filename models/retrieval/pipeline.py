@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-import lightgbm
 import numpy as np
 import numpy.typing as npt
 
 from models.evaluation.metrics import PAD, Floats, Ints, Relevance, mean, ndcg, top_k_grouped
 from models.interactions import Interactions
 from models.ranker import Ranker
-from models.ranking import RankerConfig
+from models.ranking import RankerConfig, Rows
+from models.ranking import grow as grow_trees
 from models.retrieval.choice import JUDGED_BY, Choice, HeldOut, Progress, choose, judge_each, silent
 from models.retrieval.facts import Facts
 from models.retrieval.popularity import below_zero
@@ -26,13 +26,12 @@ from models.retrieval.protocol import ALL_OF_THEM, Float32s, Lister, Model, Scor
 FOUND = 100
 """Items that each model finds for a user, beside those the user has had where they may be shown again."""
 FOLDS = 3
-ROUNDS, PATIENCE = 400, 30
 USERS_AT_A_TIME = 256
 MOST_ROWS = 1_000_000
 """From which the trees learn; users beyond them are left out."""
 LEAST_USERS = 50
 """With something to find, without whom no trees are grown."""
-CONFIG = RankerConfig(leaves=31)
+CONFIG = RankerConfig(leaves=31, rounds=400, patience=30)
 SEED = 5
 
 
@@ -43,6 +42,7 @@ class Found:
     row: Ints
     item: Ints
     features: Float32s
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Sources:
             told[f"{name}_score"], told[f"{name}_place"] = scores, places[name][row, item]
             told[f"{name}_below_first"] = lists[name].scores[row, 0] - scores
         told |= self.facts.of(users[row], item)
-        return Found(row, item, np.column_stack([values.astype(np.float32) for values in told.values()]))
+        return Found(row, item, np.column_stack([values.astype(np.float32) for values in told.values()]), tuple(told))
 
     def parts(self, users: Ints) -> Iterator[tuple[Ints, Found]]:
         """Users a few at a time, with their candidates."""
@@ -191,64 +191,37 @@ def grow(sources: Sources, users: Ints, wanted: Relevance) -> Grown | None:
     """
     if len(users) < LEAST_USERS:
         return None
-    rows = _rows(sources, users, wanted)
-    if len(np.unique(rows.row[rows.label > 0])) < LEAST_USERS:
+    found, row, n_users, names = _rows(sources, users, wanted)
+    if len(np.unique(row[found.label > 0])) < LEAST_USERS:
         return None
-    fold = np.random.default_rng(SEED).integers(0, FOLDS, rows.n_users)
-    scores, rounds = np.zeros(len(rows.row), np.float32), []
+    of_user = np.random.default_rng(SEED).integers(0, FOLDS, n_users)
+    fold = of_user[np.unique(row)]  # of those for whom anything was found
+    scores, rounds = np.zeros(len(row), np.float32), []
     for held in range(FOLDS):
-        trees = _trees(rows.of(fold != held), ROUNDS, rows.of(fold == held))
-        rounds.append(trees.best_iteration or trees.current_iteration())
-        out = fold[rows.row] == held
-        scores[out] = Ranker(_cut(trees, rounds[-1])).score(rows.features[out])
-    lists = top_k_grouped(rows.row, np.arange(len(rows.row), dtype=np.int32), scores, rows.n_users, JUDGED_BY)
-    hits = (lists >= 0) & (rows.label[np.maximum(lists, 0)] > 0)
-    judged = ndcg(hits, wanted.sizes[users[: rows.n_users]], JUDGED_BY)
-    trees = _trees(rows, max(1, int(np.mean(rounds))))
-    return Grown(Ranker(_cut(trees, trees.current_iteration())), judged)
+        trees = grow_trees(found.take(fold != held), found.take(fold == held), names, CONFIG)
+        rounds.append(trees.booster.num_trees())
+        out = of_user[row] == held
+        scores[out] = trees.score(found.features[out])
+    lists = top_k_grouped(row, np.arange(len(row), dtype=np.int32), scores, n_users, JUDGED_BY)
+    hits = (lists >= 0) & (found.label[np.maximum(lists, 0)] > 0)
+    judged = ndcg(hits, wanted.sizes[users[:n_users]], JUDGED_BY)
+    return Grown(grow_trees(found, None, names, replace(CONFIG, rounds=max(1, int(np.mean(rounds))))), judged)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Candidates and whether they were wanted: ``features`` (n, n_features), ``label, row`` (n,), by user."""
-
-    features: Float32s
-    label: npt.NDArray[np.int8]
-    row: Ints
-    n_users: int
-
-    def of(self, users: npt.NDArray[np.bool_]) -> "_Rows":
-        kept = users[self.row]
-        return _Rows(self.features[kept], self.label[kept], self.row[kept], self.n_users)
-
-    def dataset(self, reference: Any = None) -> Any:
-        sizes = np.unique(self.row, return_counts=True)[1]
-        return lightgbm.Dataset(self.features, self.label, group=sizes, reference=reference, params={"verbosity": -1})
-
-
-def _rows(sources: Sources, users: Ints, wanted: Relevance) -> _Rows:
-    parts: list[tuple[Float32s, npt.NDArray[np.int8], Ints]] = []
+def _rows(sources: Sources, users: Ints, wanted: Relevance) -> tuple[Rows, Ints, int, tuple[str, ...]]:
+    """What was found for the first users and whether it was wanted; each row's user, how many users, and features."""
+    parts: list[tuple[Float32s, npt.NDArray[np.int8], Ints, Ints]] = []
+    names: tuple[str, ...] = ()
     n_users, n_rows = 0, 0
     for part, found in sources.parts(users):
         keys = part[found.row].astype(np.int64) * wanted.n_items + found.item
         label = np.isin(keys, wanted.keys).astype(np.int8)
-        parts.append((found.features, label, (found.row + n_users).astype(np.int32)))
-        n_users, n_rows = n_users + len(part), n_rows + len(label)
+        parts.append((found.features, label, (found.row + n_users).astype(np.int32), found.item))
+        n_users, n_rows, names = n_users + len(part), n_rows + len(label), found.names
         if n_rows > MOST_ROWS:
             break
-    features, label, row = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return _Rows(features, label, row, n_users)
-
-
-def _trees(learn: _Rows, rounds: int, judge: _Rows | None = None) -> Any:
-    told: dict[str, Any] = {}
-    dataset = learn.dataset()
-    if judge is not None:
-        stop = lightgbm.early_stopping(PATIENCE, verbose=False)
-        told = {"valid_sets": [judge.dataset(dataset)], "callbacks": [stop]}
-    return lightgbm.train(CONFIG.parameters(), dataset, rounds, **told)
-
-
-def _cut(trees: Any, rounds: int) -> Any:
-    """As read from its text, with so many trees: another booster holds its rows until it is gone."""
-    return lightgbm.Booster(model_str=trees.model_to_string(num_iteration=rounds))
+    features, label, row, item = (np.concatenate(column) for column in zip(*parts, strict=True))
+    who, group = np.unique(row, return_inverse=True)
+    ones = np.ones(len(row), np.float32)
+    rows = Rows(features, label, ones, group.astype(np.int32), item, np.zeros(len(who), np.int64))
+    return rows, row, n_users, names

@@ -15,7 +15,7 @@ from models.interactions import Interactions, Items
 from models.retrieval.choice import JUDGED_BY, Progress, choose, hold_out, settings_of, silent
 from models.retrieval.pipeline import choose_pipeline
 from models.retrieval.popularity import Popularity
-from models.retrieval.protocol import Lists, best
+from models.retrieval.protocol import Lists, best, pairs
 from models.retrieval.task import Task
 
 DEPTHS = (10, 20, 50, 100)
@@ -66,8 +66,7 @@ def exposed(task: Task, lists: Ints) -> dict[str, float]:
     """What the first places show: how new, popular, even and unlike it is."""
     depth, shape = min(JUDGED_BY, lists.shape[1]), (task.log.n_users, task.log.n_items)
     first = lists[:, :depth]
-    pairs = np.unique(task.log.user.astype(np.int64) * shape[1] + task.log.item)
-    buyers = np.bincount(pairs % shape[1], minlength=shape[1]).astype(np.int32)
+    buyers = pairs(task.log).getnnz(axis=0)
     found = {
         f"novelty@{depth}": novelty(first, buyers, shape[0]), f"gini@{depth}": gini(first, shape[1]),
         f"popularity@{depth}": popularity_shown(first, buyers),
