@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")  # it would report to its makers; read as it is imported
 
-import dagster as dg
+import dagster as dg  # whose decorators have no types, so mypy is told to let them pass where they stand
 
 from batch.audit import Audit
 from batch.retrain import JUDGED, Judgement, SparkSteps, Steps, Verdict, decide, known_until

@@ -18,10 +18,11 @@ from headwater.log import get_logger
 from headwater.plan import FeaturePlan
 from headwater.settings import Settings
 from models.gates import DEFAULT_RULES, Gate, Rules, judged
+from models.registry import CHALLENGER, CHAMPION
 
 JUDGED = timedelta(days=14)
 """How long the period is whose requests champion and newcomer are judged by."""
-CHALLENGER, CHAMPION, REFUSED = "challenger", "champion", "refused"
+REFUSED = "refused"
 log = get_logger(__name__)
 
 
@@ -143,7 +144,7 @@ class SparkSteps:
     def judge(self, champion: str, version: str, until_ms: int) -> Judgement:
         from batch.training_set import build_ranking_rows
         from models.bundle import load_bundle
-        from models.comparison import compare_rankers
+        from models.comparison import compare_on
         from models.gates import measure
         from models.ranking import read_rows
         from models.requests import DEFAULT_SAMPLING
@@ -153,9 +154,9 @@ class SparkSteps:
         rows = self.settings.training_dir / "judged"
         build_ranking_rows(self._spark(), self.settings, self.plan, self.service, until_ms, judged, rows)
         bundles = [load_bundle(self.settings.bundles_dir / name) for name in (champion, version)]
-        found = compare_rankers(rows, *bundles)
-        judged_rows = read_rows(rows, bundles[1].meta.feature_names)
-        measured = measure(bundles[1], self.settings.bundles_dir / version, judged_rows)
+        table = read_rows(rows, bundles[1].meta.feature_names)
+        found = compare_on(table, *bundles)
+        measured = measure(bundles[1], self.settings.bundles_dir / version, table)
         return Judgement(found.gain.mean, found.gain.low, found.gain.high, found.requests, measured)
 
     def measure(self, version: str) -> Mapping[str, float]:

@@ -12,7 +12,7 @@ from models.baselines import BASELINES
 from models.bundle import Bundle
 from models.evaluation.metrics import Floats, Interval, Ints, Relevance, coverage, mean, ndcg, paired_bootstrap, recall
 from models.interactions import load_dataset
-from models.ranking import read_rows
+from models.ranking import Rows, read_rows
 from models.retriever import Retriever
 from models.training import paths_of
 from models.trips import recent_items
@@ -47,16 +47,24 @@ def compare_rankers(rows: Path, first: Bundle, second: Bundle) -> Comparison:
     ModelError
         They read different features.
     """
-    names = second.meta.feature_names
+    _require_alike(first, second)
+    return compare_on(read_rows(rows, second.meta.feature_names), first, second)
+
+
+def compare_on(table: Rows, first: Bundle, second: Bundle) -> Comparison:
+    """As :func:`compare_rankers`, on rows that have been read."""
+    _require_alike(first, second)
+    values = [table.ndcg(bundle.ranker.score(table.features)) for bundle in (first, second)]
+    gain = paired_bootstrap(values[1], values[0], SEED)
+    return Comparison(mean(values[0]), mean(values[1]), gain, int((~np.isnan(values[0])).sum()))
+
+
+def _require_alike(first: Bundle, second: Bundle) -> None:
     if first.meta.feature_schema_hash != second.meta.feature_schema_hash:
         raise ModelError(
             f"bundles {first.version} and {second.version}: trained on different feature schemas, "
             "so no rows suit both. Train both on the applied definitions."
         )
-    table = read_rows(rows, names)
-    values = [table.ndcg(bundle.ranker.score(table.features)) for bundle in (first, second)]
-    gain = paired_bootstrap(values[1], values[0], SEED)
-    return Comparison(mean(values[0]), mean(values[1]), gain, int((~np.isnan(values[0])).sum()))
 
 
 def evaluate_rules(settings: Settings, home: Path, at_ms: int) -> dict[str, Any]:

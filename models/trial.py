@@ -28,7 +28,7 @@ class Cost:
     Attributes
     ----------
     entities
-        How many were looked at; without any the other figures are ``None``.
+        How many were looked at; without any, bytes and reading are ``None``.
     bytes_an_entity
         Packed values, without what the store adds.
     read_ms
@@ -108,7 +108,7 @@ def cost_of(plan: FeaturePlan, view: str, client: "redis.Redis", reader: OnlineR
     owners = list(islice(client.scan_iter(match=_escaped(base) + b"*", count=1_000), 4 * SAMPLED))
     sizes: dict[bytes, int] = {}
     for owner in owners:
-        held: Mapping[bytes, bytes] = client.hgetall(owner)  # type: ignore[assignment]
+        held: Mapping[bytes, bytes] = client.hgetall(owner)  # type: ignore[assignment]  # may be awaitable, say its types
         for name, value in held.items():
             if name[:8] in tables:
                 entity = owner + name[8:]

@@ -101,9 +101,10 @@ class ItemIndex:
 
     def _again(self, queries: Float32s, k: int, found: Any) -> tuple[Ints, Float32s]:
         """The best of what short codes have found, by the vectors themselves."""
-        lists = [self._among(one[None], k, held[held >= 0]) for one, held in zip(queries, found, strict=True)]
-        items, scores = zip(*lists, strict=True) if lists else ([np.empty((0, k))], [np.empty((0, k))])
-        return np.concatenate(items).astype(np.int32), np.concatenate(scores).astype(np.float32)
+        items, scores = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
+        for at, held in enumerate(found):
+            items[at : at + 1], scores[at : at + 1] = self._among(queries[at : at + 1], k, held[held >= 0])
+        return items, scores
 
     def _how(self, allowed: Bools | None) -> Any:
         """Parameters of a search that must look farther, the fewer items are allowed; ``None`` for the index's own."""

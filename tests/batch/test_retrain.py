@@ -8,9 +8,10 @@ import pytest
 from support import bundles
 from support.archived import archive
 
-from batch.retrain import CHALLENGER, CHAMPION, REFUSED, Judgement, retrain
+from batch.retrain import REFUSED, Judgement, retrain
 from headwater.settings import Settings
 from models.gates import Gates, Promotion, Rules
+from models.registry import CHALLENGER, CHAMPION
 
 DAY_MS = 86_400_000
 NOW = 100 * DAY_MS
