@@ -29,7 +29,7 @@ gpu-smoke: install  ## train on this machine's GPU, if it has one, and hold it t
 	@$(BIN)/python -m pytest -rs tests/models/test_gpu.py
 
 check: install  ## lint, format, types, import rules, spelling, compose file, generated code
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache

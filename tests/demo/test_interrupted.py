@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from demo.conftest import PORTS, ROOT
 
+from demo.conftest import PORTS, ROOT
 from headwater.runtime.ports import free_port
 
 INTERRUPTED = 130
