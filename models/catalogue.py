@@ -46,6 +46,17 @@ class Catalogue(Numbering):
         """One attribute of all items (n,)."""
         return self.text[name]
 
+    def groups(self, name: str) -> Ints:
+        """Which items have one value of an attribute in common: its number (n,), -1 where it is empty."""
+        if name not in self._groups:
+            values, numbers = np.unique(self.text[name].astype(str), return_inverse=True)
+            self._groups[name] = np.asarray(numbers - (values[0] == "") if len(values) else numbers, np.int32)
+        return self._groups[name]
+
+    @cached_property
+    def _groups(self) -> dict[str, Ints]:
+        return {}
+
 
 def texts(column: pa.ChunkedArray) -> Texts:
     """Strings as objects, equal ones shared; a null is empty."""

@@ -12,10 +12,10 @@ from headwater.clock import Clock
 from headwater.errors import DataError, UnavailableError
 from headwater.online.reader import Matrix
 from serving.contracts import MAX_LIMIT, Ranked, RankedItem, Request
-from serving.impressions import Impression, ImpressionSink
+from serving.impressions import Impression, ImpressionSink, seed_of
 from serving.ports import Availability, Bundle, Features, Floats, Ints, State, UserState
 from serving.reasons import Reasons
-from serving.rerank import mmr
+from serving.rerank import Arranged, arrange
 from serving.sources import Candidates, absent, blend
 from serving.surfaces import DEFAULT, FeatureNames, Surface
 from serving.telemetry import Telemetry
@@ -30,6 +30,7 @@ class Trace:
     """One request's way through the stages."""
 
     telemetry: Telemetry
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     degraded: list[str] = field(default_factory=list)
     store_is_down: bool = False
 
@@ -79,7 +80,7 @@ class Funnel:
         scores = self._rank(eligible, features, trace)  # float32 (n_eligible,)
         shown = self._rerank(request, surface, eligible, scores, trace)  # rows of eligible, best first
         chances = self._calibrate(scores, features, trace)  # float32 (n_eligible,)
-        ranked = self._reply(eligible, features, chances, shown, trace)
+        ranked = self._reply(eligible, features, chances, shown.rows, trace)
         self._log(request, ranked, eligible, features, chances, shown)
         return ranked
 
@@ -109,7 +110,7 @@ class Funnel:
             )
             for position, (near_item, score) in enumerate(zip(near.tolist(), likeness, strict=True), start=1)
         ]
-        return Ranked(_request_id(), items, tuple(trace.degraded), self.version)
+        return Ranked(trace.request_id, items, tuple(trace.degraded), self.version)
 
     def request(
         self,
@@ -197,13 +198,21 @@ class Funnel:
 
     def _rerank(
         self, request: Request, surface: Surface, eligible: Candidates, scores: Floats, trace: Trace
-    ) -> NDArray[np.intp]:
-        vectors = self.bundle.catalogue.vectors
+    ) -> Arranged:
         return trace.attempt(
             "rerank",
-            lambda: mmr(scores, vectors[eligible.items], request.limit, surface.diversity),
-            lambda: np.argsort(-scores, kind="stable")[: request.limit],
+            lambda: self._arrange(request, surface, eligible, scores, seed_of(trace.request_id)),
+            lambda: _by_score(scores, request.limit),
         )
+
+    def _arrange(self, request: Request, surface: Surface, eligible: Candidates, scores: Floats, seed: int) -> Arranged:
+        catalogue, items = self.bundle.catalogue, eligible.items
+        groups = np.array([catalogue.groups(name)[items] for name in surface.caps], np.int32)
+        caps = groups.reshape(len(surface.caps), len(items)), np.array([*surface.caps.values()], np.int32)
+        return arrange(
+            scores, catalogue.vectors[items], request.limit, method=surface.method, diversity=surface.diversity,
+            window=surface.window, caps=caps, exploring=surface.explore, seed=seed,
+        )  # fmt: skip
 
     def _calibrate(self, scores: Floats, features: Matrix | None, trace: Trace) -> Floats:
         if features is None or "rank" in trace.degraded:
@@ -229,7 +238,7 @@ class Funnel:
                     str(self.bundle.catalogue.ids[item]), float(scores[row]), position, sources, reasons, attributes
                 )
             )
-        return Ranked(_request_id(), items, tuple(dict.fromkeys(trace.degraded)), self.version)
+        return Ranked(trace.request_id, items, tuple(dict.fromkeys(trace.degraded)), self.version)
 
     def _because(
         self, values: Floats | None, sources: tuple[str, ...], attributes: Mapping[str, str]
@@ -243,7 +252,7 @@ class Funnel:
         eligible: Candidates,
         features: Matrix | None,
         scores: Floats,
-        shown: NDArray[np.intp],
+        shown: Arranged,
     ) -> None:
         at_ms = self.clock.now_ms() if features is None else features.now
         self.impressions.log(
@@ -284,10 +293,11 @@ def _extended(candidates: Candidates, spare: Ints) -> Candidates:
     )
 
 
+def _by_score(scores: Floats, limit: int) -> Arranged:
+    rows = np.argsort(-scores, kind="stable")[:limit]
+    return Arranged(rows, np.ones(len(rows)))
+
+
 def _bounded(field_name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise DataError(f"{field_name}: {value} is not from {low} to {high}. Ask for less.")
-
-
-def _request_id() -> str:
-    return uuid.uuid4().hex

@@ -1,6 +1,7 @@
 """What was shown, to whom, how likely and on what grounds: topic ``impressions``, without keeping a reply waiting.
 
-A record is JSON, keyed by user. ``items`` are those shown, each with the exact vector its score came from; ``others``
+A record is JSON, keyed by user. ``items`` are those shown, each with the exact vector its score came from and the
+probability that its place got it given the places above, whose product is the list's ``propensity``; ``others``
 is a sample of the candidates that were not, drawn evenly without replacement by a generator seeded with the request
 id, each with the ``probability`` of having been drawn. A feature that has no value is null. ``views`` tells what each
 view was asked for the logged rows: its entities, each once, and of each the instant it was read at, its newest event
@@ -24,6 +25,7 @@ from headwater.log import get_logger
 from headwater.online.merge import Marks
 from headwater.online.reader import Matrix, ViewRead
 from serving.contracts import Ranked, Request
+from serving.rerank import Arranged
 from serving.sources import Candidates
 from serving.telemetry import Telemetry
 
@@ -37,7 +39,7 @@ VARIANT = "champion"
 class Impression:
     """One reply and what it was made from; rows are places in the candidates' arrays.
 
-    ``item_ids``, ``scores`` (n_candidates,); ``shown`` rows in the reply's order; ``features`` absent where the reply
+    ``item_ids``, ``scores`` (n_candidates,); ``shown`` in the reply's order; ``features`` absent where the reply
     was made without them.
     """
 
@@ -49,7 +51,7 @@ class Impression:
     item_ids: Sequence[str]
     candidates: Candidates
     scores: NDArray[np.float32]
-    shown: NDArray[np.intp]
+    shown: Arranged
     features: Matrix | None
 
 
@@ -113,7 +115,7 @@ class ImpressionLog:
 
 def document(impression: Impression) -> dict[str, Any]:
     """Lay out the record of one impression."""
-    shown = impression.shown
+    shown, propensity = impression.shown.rows, impression.shown.propensity.tolist()
     others, probability = sample(len(impression.item_ids), shown, impression.ranked.request_id)
     rows = np.concatenate([shown, others])
     request, ranked = impression.request, impression.ranked
@@ -129,9 +131,11 @@ def document(impression: Impression) -> dict[str, Any]:
         "feature_service": impression.service,
         "feature_schema": impression.schema_hash,
         "feature_names": [] if impression.features is None else list(impression.features.names),
-        "propensity": 1.0,  # joint: the order is a function of the scores
+        "policy": impression.shown.policy,
+        "propensity": float(np.prod(propensity)),
         "items": [
-            {**_row(impression, int(row)), "position": at, "propensity": 1.0} for at, row in enumerate(shown, start=1)
+            {**_row(impression, row), "position": at, "propensity": propensity[at - 1]}
+            for at, row in enumerate(shown.tolist(), start=1)
         ],
         "candidates": len(impression.item_ids),
         "others": [{**_row(impression, int(row)), "probability": probability} for row in others],
@@ -144,10 +148,14 @@ def sample(n: int, shown: NDArray[np.intp], request_id: str, size: int = SAMPLE)
     left = np.setdiff1d(np.arange(n), shown)
     if not len(left):
         return left.astype(np.intp), 1.0
-    seed = int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest(), "little")
     taken = min(size, len(left))
-    drawn = np.random.default_rng(seed).choice(left, taken, replace=False)
+    drawn = np.random.default_rng(seed_of(request_id)).choice(left, taken, replace=False)
     return np.sort(drawn).astype(np.intp), taken / len(left)
+
+
+def seed_of(request_id: str) -> int:
+    """What is left to chance in a request follows from its id."""
+    return int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest(), "little")
 
 
 def _row(impression: Impression, row: int) -> dict[str, Any]:

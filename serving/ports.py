@@ -81,6 +81,10 @@ class Catalogue(Numbering, Protocol):
         """One attribute of all items (n_items,)."""
         ...
 
+    def groups(self, name: str) -> Ints:
+        """Number of each item's value of one attribute (n_items,), -1 where it has none."""
+        ...
+
 
 class State(Protocol):
     """Reads who is asking."""

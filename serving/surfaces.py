@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -30,11 +30,24 @@ class FeatureNames(_Strict):
     attributes: dict[str, str] = {}
 
 
+class Explore(_Strict):
+    """How much of what is shown is left to chance: :class:`serving.rerank.arrange.Exploring` says what each means."""
+
+    share: float = Field(default=0.0, ge=0, le=1)
+    temperature: float = Field(default=0.3, gt=0)
+    epsilon: float = Field(default=0.0, ge=0, le=1)
+    slot: int = Field(default=10, ge=1, le=MAX_LIMIT)
+
+
 class Surface(_Strict):
     """One place where lists are shown."""
 
     limit: int = Field(ge=1, le=MAX_LIMIT)
     diversity: float = Field(ge=0, le=1)
+    method: Literal["mmr", "dpp"] = "mmr"
+    window: int = Field(default=0, ge=0)
+    caps: dict[str, Annotated[int, Field(ge=1)]] = {}
+    explore: Explore = Explore()
     seen: Literal["keep", "hide"]
     sources: dict[str, int]
 

@@ -18,7 +18,7 @@ from serving.impressions import ImpressionLog, document, sample
 from serving.ports import UserState
 from serving.reasons import Reasons
 from serving.sources import BuyItAgain, Fixed, TwoTower, blend
-from serving.surfaces import Reason, load_surfaces
+from serving.surfaces import Explore, Reason, load_surfaces
 from serving.telemetry import Telemetry
 
 NOW = 400 * DAY_MS
@@ -124,6 +124,26 @@ class TestList:
         assert seen_by["hash"][at] == f"{5:016x}"
         assert told["time"] == whole.clock.now_ms()
         assert (told["bundle_version"], told["context"]) == ("v1", {"page": "2"})
+
+    def test_no_more_of_one_category_than_the_surface_allows_while_there_are_others(self, funnel, stocked, surfaces):
+        capped = surfaces.surfaces["home"].model_copy(update={"caps": {"category": 2}, "limit": 12})
+        whole = funnel(stocked, surfaces={"home": capped})
+        shown = [item.attributes["category"] for item in whole.recommend(whole.request("u1")).items]
+        assert len(shown) == 12
+        assert {category: shown.count(category) for category in shown} == dict.fromkeys(shown, 2)
+        assert len(whole.recommend(whole.request("u1", limit=60)).items) > 12
+
+    def test_what_was_drawn_is_told_with_its_chance(self, funnel, stocked, surfaces):
+        explore = Explore(share=1.0, temperature=0.5)
+        seen = Recorder()
+        drawn = surfaces.surfaces["home"].model_copy(update={"explore": explore})
+        whole = funnel(stocked, surfaces={"home": drawn}, impressions=seen)
+        lists = {tuple(item.item_id for item in whole.recommend(whole.request("u1")).items) for _ in range(5)}
+        assert len(lists) > 1
+        told = document(seen.kept[0])
+        assert told["policy"] == "plackett_luce"
+        assert told["propensity"] == pytest.approx(np.prod([row["propensity"] for row in told["items"]]))
+        assert 0 < told["propensity"] < 1
 
 
 @pytest.mark.integration

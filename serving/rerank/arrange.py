@@ -1,0 +1,143 @@
+"""Which list is shown: the best one or, for a declared share of requests, one that was drawn, with how likely it was.
+
+References
+----------
+Plackett, "The analysis of permutations", Applied Statistics 1975; Luce, "Individual choice behavior", 1959.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.rerank.greedy import NO_CAPS, Caps, Floats, Rows, dpp, mmr
+
+Chances = NDArray[np.float64]
+METHODS: Mapping[str, Callable[..., Rows]] = {"mmr": mmr, "dpp": dpp}
+
+
+class Exploring(Protocol):
+    """How much of what is shown is left to chance."""
+
+    @property
+    def share(self) -> float:
+        """Of requests whose whole list is drawn."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """Of that draw, where relevance goes from 0 to 1: the higher, the more alike are the chances."""
+        ...
+
+    @property
+    def epsilon(self) -> float:
+        """Share of the other requests in which one place goes to any candidate that would not be shown."""
+        ...
+
+    @property
+    def slot(self) -> int:
+        """That place, from 1."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Arranged:
+    """Rows of candidates, best first.
+
+    Attributes
+    ----------
+    propensity : (n_shown,)
+        Probability that each place got its item given the places above it, over all that might have been drawn; their
+        product is the probability of the list.
+    policy
+        ``greedy``, ``slot`` or ``plackett_luce``: how this very list came about.
+    """
+
+    rows: Rows
+    propensity: Chances
+    policy: str = "greedy"
+
+
+def arrange(
+    scores: Floats, vectors: Floats, limit: int, *, method: str, diversity: float, window: int = 0,
+    caps: Caps = NO_CAPS, exploring: Exploring | None = None, seed: int = 0,
+) -> Arranged:  # fmt: skip
+    """Fill the places.
+
+    Parameters
+    ----------
+    scores, vectors
+        As :func:`serving.rerank.greedy.mmr` has them.
+    seed
+        Of what is left to chance; one request, one seed.
+    """
+    greedy = METHODS[method](scores, vectors, limit, diversity, window=window, caps=caps)
+    if exploring is None or not (exploring.share or exploring.epsilon) or not len(greedy):
+        return Arranged(greedy, np.ones(len(greedy)))
+    rng = np.random.default_rng(seed)
+    weights = _weights(scores, exploring.temperature)
+    left = np.setdiff1d(np.arange(len(scores)), greedy)
+    epsilon = exploring.epsilon if exploring.slot <= len(greedy) and len(left) else 0.0
+    rows, policy = greedy, "greedy"
+    if rng.random() < exploring.share:
+        rows, policy = plackett_luce(weights, len(greedy), rng, caps), "plackett_luce"
+    elif rng.random() < epsilon:
+        rows, policy = greedy.copy(), "slot"
+        rows[exploring.slot - 1] = rng.choice(left)
+    drawn = np.cumprod(chances(weights, rows, caps))
+    prefix = exploring.share * drawn + (1 - exploring.share) * (
+        (1 - epsilon) * _same(rows, greedy) + epsilon * _same_but(rows, greedy, exploring.slot - 1, len(left))
+    )
+    return Arranged(rows, prefix / np.append(1.0, prefix[:-1]), policy)
+
+
+def plackett_luce(weights: Chances, limit: int, rng: np.random.Generator, caps: Caps = NO_CAPS) -> Rows:
+    """Draw place after place, each item with a chance in proportion to its weight (n,) among those still allowed."""
+    rows: list[int] = []
+    for _ in range(limit):
+        among = np.where(_may_follow(rows, len(weights), caps), weights, 0.0)
+        total = np.cumsum(among)
+        rows.append(int(np.searchsorted(total, rng.random() * total[-1], side="right")))
+    return np.array(rows, np.intp)
+
+
+def chances(weights: Chances, rows: Rows, caps: Caps = NO_CAPS) -> Chances:
+    """How likely :func:`plackett_luce` is to draw each of ``rows`` after those before it (len(rows),)."""
+    found = np.empty(len(rows))
+    for place, row in enumerate(rows.tolist()):
+        allowed = _may_follow(rows[:place].tolist(), len(weights), caps)
+        found[place] = weights[row] / weights[allowed].sum() if allowed[row] else 0.0
+    return found
+
+
+def _may_follow(above: list[int], n: int, caps: Caps) -> NDArray[np.bool_]:
+    """Items that may come next: those that keep the caps or, where none does, all that are left."""
+    free = np.ones(n, bool)
+    free[above] = False
+    kept = free.copy()
+    for groups, most in zip(*caps, strict=True):
+        held = np.bincount(groups[above][groups[above] >= 0], minlength=int(groups.max(initial=-1)) + 1)
+        kept &= ~((held >= most)[np.maximum(groups, 0)] & (groups >= 0)) if len(held) else True
+    return kept if kept.any() else free
+
+
+def _weights(scores: Floats, temperature: float) -> Chances:
+    low, high = float(scores.min()), float(scores.max())
+    relevance = (scores.astype(np.float64) - low) / (high - low) if high > low else np.zeros(len(scores))
+    return np.asarray(np.exp((relevance - 1.0) / temperature))
+
+
+def _same(rows: Rows, greedy: Rows) -> Chances:
+    """1 for as long as the list is the other one."""
+    return np.asarray(np.logical_and.accumulate(rows == greedy), np.float64)
+
+
+def _same_but(rows: Rows, greedy: Rows, slot: int, n_left: int) -> Chances:
+    """As ``_same``, where any of ``n_left`` others stands in one place."""
+    alike = rows == greedy
+    alike[slot] = rows[slot] not in greedy
+    found = np.logical_and.accumulate(alike).astype(np.float64)
+    found[slot:] /= max(n_left, 1)
+    return found
