@@ -14,12 +14,14 @@ from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan
 from headwater.settings import Settings, addresses
 from models import bundle as bundles
+from serving import rules
 from serving.availability import StoredAvailability
 from serving.funnel import Funnel
 from serving.impressions import Discard, ImpressionSink
 from serving.live import champion
 from serving.ports import Bundle, Floats, Ints
 from serving.reasons import Reasons
+from serving.rulebook import RuleBook
 from serving.sources import BuyItAgain, Fixed, TwoTower
 from serving.state import StateReader
 from serving.surfaces import Surfaces, load_surfaces
@@ -64,6 +66,7 @@ class Builder:
             state=StateReader(reader, config.features, loaded.users, loaded.items),
             features=reader,
             availability=StoredAvailability(self.store, plan.project, loaded.items),
+            rules=RuleBook(Path(plan.repo) / rules.FILE, loaded.items),
             reasons=Reasons(config.reasons, config.source_reasons, {name: at for at, name in enumerate(names)}),
             impressions=self.impressions,
             clock=self.clock,

@@ -1,53 +1,28 @@
 """From a request to a list: each stage has something simpler to fall back on, so there is always an answer."""
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.clock import Clock
-from headwater.errors import DataError, UnavailableError
+from headwater.errors import DataError
 from headwater.online.reader import Matrix
+from serving.asking import asked, bounded
 from serving.contracts import MAX_LIMIT, Ranked, RankedItem, Request
+from serving.filters import Filters, among, marked
 from serving.impressions import Impression, ImpressionSink, seed_of
 from serving.ports import Availability, Bundle, Features, Floats, Ints, State, UserState
 from serving.reasons import Reasons
 from serving.rerank import Arranged, arrange
+from serving.rulebook import RuleBook, Ruled
+from serving.run import Run, Trace
 from serving.sources import Candidates, absent, blend
 from serving.surfaces import DEFAULT, FeatureNames, Surface
 from serving.telemetry import Telemetry
 
-MAX_IDS = 10_000
-MAX_TEXT = 512
-_T = TypeVar("_T")
-
-
-@dataclass
-class Trace:
-    """One request's way through the stages."""
-
-    telemetry: Telemetry
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    degraded: list[str] = field(default_factory=list)
-    store_is_down: bool = False
-
-    def attempt(self, stage: str, work: Callable[[], _T], otherwise: Callable[[], _T]) -> _T:
-        """Do the stage's work, or if that fails in any way what is simpler."""
-        try:
-            with self.telemetry.stage(stage):
-                return work()
-        except Exception as error:
-            self.store_is_down |= isinstance(error, UnavailableError)
-            self.give_up(stage, error)
-            return otherwise()
-
-    def give_up(self, stage: str, error: Exception | None = None) -> None:
-        """Name a stage that was replaced."""
-        self.degraded.append(stage)
-        self.telemetry.degraded(stage, error)
+PINNED = "pinned"
 
 
 @dataclass(frozen=True)
@@ -60,6 +35,7 @@ class Funnel:
     state: State
     features: Features
     availability: Availability
+    rules: RuleBook
     reasons: Reasons
     impressions: ImpressionSink
     clock: Clock
@@ -71,18 +47,31 @@ class Funnel:
 
     def recommend(self, request: Request) -> Ranked:
         """Return the user's list, best first, at most ``request.limit`` items."""
+        run = self.run(request)
+        self._log(run)
+        return run.ranked
+
+    def run(self, request: Request) -> Run:
+        """Make the list; nothing is logged as shown."""
         trace = Trace(self.telemetry)
-        surface = self.surfaces[request.surface]
+        surface, now_ms = self.surfaces[request.surface], self.clock.now_ms()
+        ruled = trace.attempt("rules", self.rules.now, Ruled)
         user = self._know(request, trace)
-        candidates = self._retrieve(request, surface, user, trace)  # (n_candidates,)
-        eligible = self._filter(request, surface, user, candidates, trace)  # (n_eligible,)
+        pins = ruled.pins(request.surface, now_ms)
+        proposals = self._propose(surface, user, pins, trace)
+        candidates = self._blended(request, proposals)  # (n_candidates,)
+        filters = self._filters(request, surface, user, ruled, now_ms, trace)
+        removed = filters.removed_by(candidates.items)  # int16 (n_candidates,)
+        eligible = self._eligible(request, candidates, filters, removed)  # (n_eligible,)
         features = self._hydrate(request, eligible, trace)  # float32 (n_eligible, n_features)
         scores = self._rank(eligible, features, trace)  # float32 (n_eligible,)
-        shown = self._rerank(request, surface, eligible, scores, trace)  # rows of eligible, best first
+        ordered = ruled.shift(eligible.items, scores, request.surface, now_ms)  # float32 (n_eligible,)
+        shown = self._rerank(request, surface, eligible, ordered, pins, trace)  # rows of eligible, best first
         chances = self._calibrate(scores, features, trace)  # float32 (n_eligible,)
         ranked = self._reply(eligible, features, chances, shown.rows, trace)
-        self._log(request, ranked, eligible, features, chances, shown)
-        return ranked
+        return Run(
+            request, user, proposals, candidates, filters, removed, eligible, features, scores, chances, shown, ranked
+        )
 
     def rank_all(self, user_ids: Iterable[str], limit: int, surface: str = DEFAULT) -> dict[str, Ranked]:
         """Return every user's list at the clock's instant."""
@@ -96,7 +85,7 @@ class Funnel:
     def similar(self, item_id: str, limit: int = 10, exclude: Sequence[str] = ()) -> Ranked:
         """Return an item's nearest neighbours; the score is the cosine."""
         item = self._item(item_id)
-        _bounded("limit", limit, 1, MAX_LIMIT)
+        bounded("limit", limit, 1, MAX_LIMIT)
         catalogue, trace = self.bundle.catalogue, Trace(self.telemetry)
         hidden = trace.attempt("availability", self.availability.unavailable, lambda: np.empty(0, np.int32))
         unwanted = np.concatenate([[item], catalogue.dense(exclude), hidden]).astype(np.int32)
@@ -122,28 +111,21 @@ class Funnel:
         context: Mapping[str, str] | None = None,
     ) -> Request:
         """Validate a call; what is empty takes its default."""
-        name = surface or DEFAULT
-        if name not in self.surfaces:
-            raise DataError(f"surface: {name[:80]!r} is unknown. Choose from {', '.join(self.surfaces)}.")
-        if not user_id:
-            raise DataError("user_id: empty. Name who is asking.")
-        _bounded("user_id's length", len(user_id), 1, MAX_TEXT)
-        _bounded("limit", limit, 0, MAX_LIMIT)
-        _bounded("exclude_item_ids' number", len(exclude), 0, MAX_IDS)
-        _bounded("include_item_ids' number", len(include), 0, MAX_LIMIT)
-        wanted = limit or self.surfaces[name].limit
-        return Request(user_id, name, wanted, frozenset(exclude), tuple(include), dict(context or {}))
+        return asked(self.surfaces, user_id, surface, limit, exclude, include, context or {})
 
     def _know(self, request: Request, trace: Trace) -> UserState:
         return trace.attempt(
             "user_state", lambda: self.state.read(request.user_id), lambda: self.state.unknown(request.user_id)
         )
 
-    def _retrieve(self, request: Request, surface: Surface, user: UserState, trace: Trace) -> Candidates:
+    def _propose(self, surface: Surface, user: UserState, pins: Mapping[int, Ints], trace: Trace) -> Mapping[str, Ints]:
         proposals = {
             name: trace.attempt(f"source.{name}", self._proposal(name, user, n), lambda: np.empty(0, np.int32))
             for name, n in surface.sources.items()
         }
+        return {**proposals, PINNED: np.unique(np.concatenate([*pins.values()]))} if pins else proposals
+
+    def _blended(self, request: Request, proposals: Mapping[str, Ints]) -> Candidates:
         candidates = blend(proposals)
         return self._only(request.include, candidates) if request.include else candidates
 
@@ -160,19 +142,30 @@ class Funnel:
         )
         return both.take(np.flatnonzero(both.proposed[:, -1]))
 
-    def _filter(
-        self, request: Request, surface: Surface, user: UserState, candidates: Candidates, trace: Trace
-    ) -> Candidates:
+    def _filters(
+        self, request: Request, surface: Surface, user: UserState, ruled: Ruled, now_ms: int, trace: Trace
+    ) -> Filters:
+        catalogue = self.bundle.catalogue
         unavailable = trace.attempt("availability", self.availability.unavailable, lambda: np.empty(0, np.int32))
-        excluded = self.bundle.catalogue.dense(sorted(request.exclude))
-        seen = user.seen if surface.seen == "hide" else excluded
-        eligible = candidates.take(absent(candidates.items, unavailable, excluded, seen))
+        found = {"unavailable": among(unavailable), "excluded": among(catalogue.dense(sorted(request.exclude)))}
+        if surface.seen == "hide":
+            found["seen"] = among(user.seen)
+        return Filters(
+            found | {name: marked(barred) for name, barred in ruled.removals(request.surface, now_ms).items()}
+        )
+
+    def _eligible(
+        self, request: Request, candidates: Candidates, filters: Filters, removed: NDArray[np.int16]
+    ) -> Candidates:
+        """What no filter removed; popular items fill up what is too short."""
+        self.telemetry.removed(filters.names(), removed)
+        eligible = candidates.take(removed < 0)
         missing = request.limit - len(eligible)
         if missing <= 0 or request.include:
             return eligible
-        spare = self.bundle.popular
-        spare = spare[absent(spare, unavailable, excluded, seen, eligible.items)][:missing]
-        return _extended(eligible, spare)
+        popular = self.bundle.popular
+        spare = filters.first(popular, missing + len(eligible))
+        return _extended(eligible, spare[absent(spare, eligible.items)][:missing])
 
     def _hydrate(self, request: Request, eligible: Candidates, trace: Trace) -> Matrix | None:
         if not len(eligible):
@@ -197,22 +190,29 @@ class Funnel:
         return trace.attempt("rank", lambda: self.bundle.ranker.score(features.values), lambda: eligible.fused)
 
     def _rerank(
-        self, request: Request, surface: Surface, eligible: Candidates, scores: Floats, trace: Trace
-    ) -> Arranged:
+        self, request: Request, surface: Surface, eligible: Candidates, scores: Floats, pins: Mapping[int, Ints],
+        trace: Trace,
+    ) -> Arranged:  # fmt: skip
+        pinned = _pinned(pins, eligible.items, request.limit)
         return trace.attempt(
             "rerank",
-            lambda: self._arrange(request, surface, eligible, scores, seed_of(trace.request_id)),
+            lambda: self._arrange(request, surface, eligible, scores, pinned, seed_of(trace.request_id)),
             lambda: _by_score(scores, request.limit),
         )
 
-    def _arrange(self, request: Request, surface: Surface, eligible: Candidates, scores: Floats, seed: int) -> Arranged:
-        catalogue, items = self.bundle.catalogue, eligible.items
+    def _arrange(
+        self, request: Request, surface: Surface, eligible: Candidates, scores: Floats, pinned: Mapping[int, int],
+        seed: int,
+    ) -> Arranged:  # fmt: skip
+        free = np.setdiff1d(np.arange(len(eligible)), [*pinned.values()])
+        catalogue, items = self.bundle.catalogue, eligible.items[free]
         groups = np.array([catalogue.groups(name)[items] for name in surface.caps], np.int32)
         caps = groups.reshape(len(surface.caps), len(items)), np.array([*surface.caps.values()], np.int32)
-        return arrange(
-            scores, catalogue.vectors[items], request.limit, method=surface.method, diversity=surface.diversity,
-            window=surface.window, caps=caps, exploring=surface.explore, seed=seed,
+        found = arrange(
+            scores[free], catalogue.vectors[items], request.limit - len(pinned), method=surface.method,
+            diversity=surface.diversity, window=surface.window, caps=caps, exploring=surface.explore, seed=seed,
         )  # fmt: skip
+        return found.at(free).with_pinned(pinned)
 
     def _calibrate(self, scores: Floats, features: Matrix | None, trace: Trace) -> Floats:
         if features is None or "rank" in trace.degraded:
@@ -245,30 +245,15 @@ class Funnel:
     ) -> Callable[[], tuple[str, ...]]:
         return lambda: self.reasons.of(values, sources, attributes)
 
-    def _log(
-        self,
-        request: Request,
-        ranked: Ranked,
-        eligible: Candidates,
-        features: Matrix | None,
-        scores: Floats,
-        shown: Arranged,
-    ) -> None:
-        at_ms = self.clock.now_ms() if features is None else features.now
+    def _log(self, run: Run) -> None:
+        at_ms = self.clock.now_ms() if run.features is None else run.features.now
+        item_ids = self.bundle.catalogue.ids[run.eligible.items].tolist()
         self.impressions.log(
             Impression(
-                at_ms,
-                request,
-                ranked,
-                self.names.ranker,
-                self.bundle.schema_hash,
-                self.bundle.catalogue.ids[eligible.items].tolist(),
-                eligible,
-                scores,
-                shown,
-                features,
+                at_ms, run.request, run.ranked, self.names.ranker, self.bundle.schema_hash, item_ids, run.eligible,
+                run.chances, run.shown, run.features,
             )
-        )
+        )  # fmt: skip
 
     def _item(self, item_id: str) -> int:
         item = int(self.bundle.catalogue.dense([item_id])[0])
@@ -293,11 +278,16 @@ def _extended(candidates: Candidates, spare: Ints) -> Candidates:
     )
 
 
+def _pinned(pins: Mapping[int, Ints], items: Ints, limit: int) -> dict[int, int]:
+    """Rows of ``items`` by the place that is theirs: the first item named for it that may be shown."""
+    found: dict[int, int] = {}
+    for position, wanted in sorted(pins.items()):
+        rows = [int(row) for item in wanted for row in np.flatnonzero(items == item) if row not in found.values()]
+        if rows and position <= limit:
+            found[position] = rows[0]
+    return found
+
+
 def _by_score(scores: Floats, limit: int) -> Arranged:
     rows = np.argsort(-scores, kind="stable")[:limit]
     return Arranged(rows, np.ones(len(rows)))
-
-
-def _bounded(field_name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise DataError(f"{field_name}: {value} is not from {low} to {high}. Ask for less.")

@@ -1,9 +1,11 @@
 """Prometheus metrics of one server process: calls, stages, degraded replies, impressions, the features read."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from headwater.errors import HeadwaterError
@@ -39,6 +41,9 @@ class Telemetry:
             "headwater_impressions", "Impressions by what became of them: logged, dropped, failed.", ["outcome"],
             registry=self.registry,
         )  # fmt: skip
+        self._removed = Counter(
+            "headwater_removed", "Candidates by the filter that removed them.", ["filter"], registry=self.registry
+        )
         self._freshness = Freshness()
         self.registry.register(self._freshness)
         self._bundle = Gauge("headwater_bundle", "1 for the bundle that answers.", ["version"], registry=self.registry)
@@ -65,6 +70,12 @@ class Telemetry:
             self._quiet_until[stage] = now + _QUIET_S
             known = isinstance(error, HeadwaterError)
             log.warning("degraded", stage=stage, reason=str(error), exc_info=None if known else error)
+
+    def removed(self, names: Sequence[str], by: NDArray[np.int16]) -> None:
+        """Count candidates that a filter removed, by its number (n,), -1 for none."""
+        for name, count in zip(names, np.bincount(by + 1, minlength=len(names) + 1)[1:].tolist(), strict=True):
+            if count:
+                self._removed.labels(name).inc(count)
 
     def features(self, reads: Mapping[str, ViewRead]) -> None:
         """Count what a request has read of the online store: ages by view, values and nulls by feature."""

@@ -6,7 +6,7 @@ Plackett, "The analysis of permutations", Applied Statistics 1975; Luce, "Indivi
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -58,6 +58,18 @@ class Arranged:
     rows: Rows
     propensity: Chances
     policy: str = "greedy"
+
+    def at(self, rows: Rows) -> "Arranged":
+        """The same of candidates that are some ``rows`` of others."""
+        return replace(self, rows=rows[self.rows])
+
+    def with_pinned(self, pinned: Mapping[int, int]) -> "Arranged":
+        """Rows put where they have to stand, by place from 1; or behind all others, where there are fewer."""
+        rows, propensity = self.rows.tolist(), self.propensity.tolist()
+        for place, row in sorted(pinned.items()):
+            rows.insert(place - 1, row)
+            propensity.insert(place - 1, 1.0)
+        return replace(self, rows=np.array(rows, np.intp), propensity=np.array(propensity))
 
 
 def arrange(

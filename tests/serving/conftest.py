@@ -35,6 +35,7 @@ from serving.funnel import Funnel
 from serving.impressions import Discard
 from serving.ports import Bundle
 from serving.reasons import Reasons
+from serving.rulebook import RuleBook
 from serving.sources import BuyItAgain, Fixed, TwoTower
 from serving.state import StateReader
 from serving.surfaces import Surfaces
@@ -311,7 +312,15 @@ def surfaces() -> Surfaces:
 
 
 @pytest.fixture
-def funnel(bundle: Bundle, surfaces: Surfaces, plan: FeaturePlan, clock: ManualClock) -> Callable[..., Funnel]:
+def rules(tmp_path: Path) -> Path:
+    """Where a test may write rules."""
+    return tmp_path / "rules.toml"
+
+
+@pytest.fixture
+def funnel(
+    bundle: Bundle, surfaces: Surfaces, plan: FeaturePlan, clock: ManualClock, rules: Path
+) -> Callable[..., Funnel]:
     """``funnel(store)`` over a Redis client; keyword arguments replace its parts."""
 
     def make(store: redis.Redis, **parts) -> Funnel:
@@ -320,6 +329,7 @@ def funnel(bundle: Bundle, surfaces: Surfaces, plan: FeaturePlan, clock: ManualC
             bundle=bundle, surfaces=surfaces.surfaces, names=surfaces.features,
             state=StateReader(reader, surfaces.features, Users(), bundle.catalogue), features=reader,
             availability=StoredAvailability(store, plan.project, bundle.catalogue),
+            rules=RuleBook(rules, bundle.catalogue),
             reasons=Reasons(
                 surfaces.reasons, surfaces.source_reasons,
                 {name: at for at, name in enumerate(plan.service("recommend").names)},

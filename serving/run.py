@@ -1,0 +1,73 @@
+"""One request's way through the funnel: which stages fell back, and what each made."""
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import UnavailableError
+from headwater.online.reader import Matrix
+from serving.contracts import Ranked, Request
+from serving.filters import Filters
+from serving.ports import Floats, Ints, UserState
+from serving.rerank import Arranged
+from serving.sources import Candidates
+from serving.telemetry import Telemetry
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class Trace:
+    """One request's way through the stages."""
+
+    telemetry: Telemetry
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    degraded: list[str] = field(default_factory=list)
+    store_is_down: bool = False
+
+    def attempt(self, stage: str, work: Callable[[], _T], otherwise: Callable[[], _T]) -> _T:
+        """Do the stage's work, or if that fails in any way what is simpler."""
+        try:
+            with self.telemetry.stage(stage):
+                return work()
+        except Exception as error:
+            self.store_is_down |= isinstance(error, UnavailableError)
+            self.give_up(stage, error)
+            return otherwise()
+
+    def give_up(self, stage: str, error: Exception | None = None) -> None:
+        """Name a stage that was replaced."""
+        self.degraded.append(stage)
+        self.telemetry.degraded(stage, error)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What each stage made of a request.
+
+    Attributes
+    ----------
+    proposals
+        Of each source, best first.
+    removed : (n_candidates,)
+        Number of the filter that removed each candidate, -1 for none.
+    scores, chances : (n_eligible,)
+        The ranker's, and as probabilities; where it did not answer, what stands in for both.
+    """
+
+    request: Request
+    user: UserState
+    proposals: Mapping[str, Ints]
+    candidates: Candidates
+    filters: Filters
+    removed: NDArray[np.int16]
+    eligible: Candidates
+    features: Matrix | None
+    scores: Floats
+    chances: Floats
+    shown: Arranged
+    ranked: Ranked
