@@ -35,20 +35,34 @@ def serve(repo: RepoOption = None) -> None:
     server.serve(_settings(repo))
 
 
-def recommend(user: User, limit: Limit = 10, surface: Surface = "home", as_json: JsonFlag = False) -> None:
-    """Example: headwater recommend --user 42 --limit 10 --json
+def recommend(
+    user: User,
+    limit: Limit = 10,
+    surface: Surface = "home",
+    explain: Annotated[bool, typer.Option("--explain", help="Tell of each item what every stage made of it.")] = False,
+    why: Annotated[
+        list[str] | None, typer.Option("--why", help="Explain this item, shown or not.", metavar="ITEM")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater recommend --user 42 --limit 10 --explain --why 1082185
 
-    Ask the running server for a user's list.
+    Ask the running server for a user's list, and why each item is in it, or one is not.
     """
+    from dataclasses import asdict
+
     from headwater.settings import addresses, get_settings
     from serving.client import Client
 
     with Client(addresses(get_settings()).grpc) as client:
         ranked = client.recommend(user, surface, limit)
+        items = [*(item.item_id for item in ranked.items if explain), *(why or ())]
+        explained = [client.explain(user, item, surface, limit) for item in dict.fromkeys(items)]
     if as_json:
-        emit(as_dict(ranked), True)
+        emit(as_dict(ranked) | ({"explained": [_known(asdict(one)) for one in explained]} if items else {}), True)
     else:
         _show(ranked, user)
+        _show_why(explained)
 
 
 def features(
@@ -201,6 +215,22 @@ def _show(ranked: Any, user: str) -> None:
     if ranked.degraded:
         console.print(f"Degraded: {', '.join(ranked.degraded)}")
     console.print(f"Bundle {ranked.bundle_version}, request {ranked.request_id}")
+
+
+def _show_why(explained: list[Any]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for one in explained:
+        console.print(f"\n[bold]{one.item_id}[/bold]: {one.stage}{f' at {one.position}' if one.position else ''}")
+        for line in one.lines:
+            console.print(f"  {line}", markup=False, highlight=False)
+
+
+def _known(explanation: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has it: a feature without a value is null."""
+    moved = [{**one, "value": None if one["value"] != one["value"] else one["value"]} for one in explanation["moved"]]
+    return {**explanation, "moved": moved}
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 # mypy: allow-untyped-calls
 # (grpc generates its stubs without types)
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,7 +13,7 @@ import grpc
 
 from headwater.errors import DataError, HeadwaterError, ModelError, UnavailableError
 from headwater.events import Event
-from serving.contracts import Ranked, RankedItem
+from serving.contracts import Explanation, Moved, Ranked, RankedItem
 from serving.proto.headwater.v1 import (
     event_pb2,
     event_pb2_grpc,
@@ -80,6 +81,17 @@ class Client:
         """Return the item's neighbours, nearest first."""
         request = recommendation_pb2.SimilarRequest(item_id=item_id, limit=limit)
         return _ranked(self._call(self._recommendations.Similar, request))
+
+    def explain(self, user_id: str, item_id: str, surface: str = "", limit: int = 0) -> Explanation:
+        """Why an item is in the user's list now, or why not."""
+        reply = self._call(self._recommendations.Explain, recommendation_pb2.ExplainRequest(
+            user_id=user_id, item_id=item_id, surface=surface, limit=limit
+        ))  # fmt: skip
+        moved = tuple(
+            Moved(one.name, one.value if one.HasField("value") else math.nan, one.contribution)
+            for one in reply.features
+        )  # fmt: skip
+        return Explanation(item_id, reply.stage, reply.position, tuple(reply.lines), moved)
 
     def track(self, event: Event) -> int:
         """Send one event and return its ingest time, epoch ms; safe to repeat with the same ``event_id``."""

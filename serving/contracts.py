@@ -41,6 +41,38 @@ class Ranked:
     bundle_version: str
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A feature of an item, NaN where it has no value, and what it adds to the score."""
+
+    name: str
+    value: float
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why an item is in a list, or why not.
+
+    Attributes
+    ----------
+    stage
+        The last that the item reached: ``sources``, ``filter``, ``rerank`` or ``shown``.
+    position
+        From 1, 0 where it is not shown.
+    lines
+        For a person to read, one a stage.
+    moved
+        All features, those that moved the score most first; none where the item was not ranked.
+    """
+
+    item_id: str
+    stage: str
+    position: int
+    lines: tuple[str, ...]
+    moved: tuple[Moved, ...] = ()
+
+
 class Recommender(Protocol):
     """What the server holds and swaps."""
 
@@ -73,6 +105,16 @@ class Recommender(Protocol):
 
     def similar(self, item_id: str, limit: int = 10, exclude: Sequence[str] = ()) -> Ranked:
         """Neighbours of an item.
+
+        Raises
+        ------
+        DataError
+            The item is unknown.
+        """
+        ...
+
+    def explain(self, request: Request, item_id: str) -> Explanation:
+        """Why an item is in the list that the request gets now, or why not.
 
         Raises
         ------

@@ -10,7 +10,8 @@ from headwater.clock import Clock
 from headwater.errors import DataError
 from headwater.online.reader import Matrix
 from serving.asking import asked, bounded
-from serving.contracts import MAX_LIMIT, Ranked, RankedItem, Request
+from serving.contracts import MAX_LIMIT, Explanation, Ranked, RankedItem, Request
+from serving.explain import explain
 from serving.filters import Filters, among, marked
 from serving.impressions import Impression, ImpressionSink, seed_of
 from serving.ports import Availability, Bundle, Features, Floats, Ints, State, UserState
@@ -72,6 +73,17 @@ class Funnel:
         return Run(
             request, user, proposals, candidates, filters, removed, eligible, features, scores, chances, shown, ranked
         )
+
+    def explain(self, request: Request, item_id: str) -> Explanation:
+        """Why an item is in the user's list now, or why not.
+
+        Raises
+        ------
+        DataError
+            The item is unknown.
+        """
+        item = self._item(item_id)
+        return explain(self.run(request), self.bundle, self.surfaces[request.surface], item)
 
     def rank_all(self, user_ids: Iterable[str], limit: int, surface: str = DEFAULT) -> dict[str, Ranked]:
         """Return every user's list at the clock's instant."""

@@ -113,6 +113,10 @@ class Scorer(Protocol):
         """Higher is better, float32 (n,), from float32 (n, n_features)."""
         ...
 
+    def contributions(self, features: Floats) -> Floats:
+        """What each feature adds to the score, and the base in the last column (n, n_features + 1)."""
+        ...
+
 
 class Availability(Protocol):
     """What may not be shown now."""

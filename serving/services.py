@@ -1,5 +1,6 @@
 """The three gRPC services: protobuf in, protobuf out, errors raised and mapped elsewhere."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,7 +47,18 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "Search: not built yet. Use Recommend or Similar.")
 
     def Explain(self, request: Any, context: Any) -> Any:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "Explain: not built yet. Recommend names reasons and sources.")
+        recommender = self._live.recommender
+        asked = recommender.request(request.user_id, request.surface, request.limit)
+        found = recommender.explain(asked, request.item_id)
+        effects = [
+            recommendation_pb2.FeatureEffect(
+                name=one.name, value=None if math.isnan(one.value) else one.value, contribution=one.contribution
+            )
+            for one in found.moved
+        ]
+        return recommendation_pb2.ExplainReply(
+            lines=found.lines, stage=found.stage, position=found.position, features=effects
+        )
 
 
 class EventService(event_pb2_grpc.EventServiceServicer):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 import redis
 from confluent_kafka import Consumer, TopicPartition
@@ -28,7 +29,7 @@ from headwater.plan import DAY_MS, FeaturePlan
 from headwater.settings import Settings, addresses
 from serving import generate
 from serving.client import Client
-from serving.contracts import Ranked, RankedItem, Request
+from serving.contracts import Explanation, Moved, Ranked, RankedItem, Request
 from serving.impressions import ImpressionLog
 from serving.live import Live
 from serving.proto.headwater.v1 import event_pb2, event_pb2_grpc, recommendation_pb2, recommendation_pb2_grpc
@@ -58,6 +59,10 @@ class Echo:
 
     def similar(self, item_id, limit=10, exclude=()) -> Ranked:
         raise DataError(f"item_id: {item_id!r} is unknown.")
+
+    def explain(self, request, item_id) -> Explanation:
+        moved = (Moved("f", 1.5, 0.5), Moved("g", np.nan, -0.25))
+        return Explanation(item_id, "shown", 2, (f"{request.user_id} asks for {request.limit}",), moved)
 
 
 def echo(plan: FeaturePlan, folder: Path) -> Echo:
@@ -182,13 +187,20 @@ def test_what_is_not_built_says_so(start, settings, promote) -> None:
     start()
     with grpc.insecure_channel(addresses(settings).grpc) as channel:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
-        for call, request in (
-            (stub.Search, recommendation_pb2.SearchRequest(query="milk")),
-            (stub.Explain, recommendation_pb2.ExplainRequest(user_id="u1", item_id="a")),
-        ):
-            with pytest.raises(grpc.RpcError) as told:
-                call(request, timeout=5)
-            assert told.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(grpc.RpcError) as told:
+            stub.Search(recommendation_pb2.SearchRequest(query="milk"), timeout=5)
+        assert told.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_an_explanation_comes_over_the_wire_as_it_was_given(start, settings, promote) -> None:
+    promote("v1")
+    start()
+    with Client(addresses(settings).grpc) as client:
+        found = client.explain("u1", "a", limit=3)
+    assert (found.item_id, found.stage, found.position, found.lines) == ("a", "shown", 2, ("u1 asks for 3",))
+    assert [(one.name, one.contribution) for one in found.moved] == [("f", 0.5), ("g", -0.25)]
+    assert found.moved[0].value == 1.5
+    assert np.isnan(found.moved[1].value)
 
 
 def test_reflection_describes_the_services(start, settings) -> None:

@@ -57,6 +57,19 @@ def test_recommend_prints_one_object_or_a_table_with_names_and_reasons(served, v
 
 
 @pytest.mark.integration
+def test_recommend_explains_what_is_shown_and_what_is_asked_for(served, valkey_client, put):
+    put(valkey_client, "user_item", {("u1", "i5"): 2})
+    asked = ["recommend", "--user", "u1", "--limit", "2", "--explain", "--why", "i31"]
+    told = json.loads(runner.invoke(app, [*asked, "--json"]).stdout)
+    assert [one["item_id"] for one in told["explained"]] == [*(item["item_id"] for item in told["items"]), "i31"]
+    assert told["explained"][0]["position"] == 1
+    assert told["explained"][0]["moved"][0]["name"] == "user_item_purchases"
+    shown = runner.invoke(app, asked).stdout
+    assert "i5: shown at 1" in shown
+    assert "buy_it_again (its place 1)" in shown
+
+
+@pytest.mark.integration
 def test_features_prints_values_with_their_instant(served, valkey_client, put, clock):
     put(valkey_client, "user_activity", {("u1",): 7})
     entities = ["--entity", "user_id=u1", "--entity", "item_id=i1", "--entity", "category=c1"]

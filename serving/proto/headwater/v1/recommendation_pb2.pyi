@@ -50,14 +50,16 @@ class SearchRequest(_message.Message):
     def __init__(self, query: _Optional[str] = ..., user_id: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("user_id", "item_id", "surface")
+    __slots__ = ("user_id", "item_id", "surface", "limit")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     SURFACE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     item_id: str
     surface: str
-    def __init__(self, user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., surface: _Optional[str] = ...) -> None: ...
+    limit: int
+    def __init__(self, user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., surface: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class RecommendReply(_message.Message):
     __slots__ = ("request_id", "items", "degraded", "bundle_version")
@@ -95,7 +97,23 @@ class RecommendedItem(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., position: _Optional[int] = ..., sources: _Optional[_Iterable[str]] = ..., reasons: _Optional[_Iterable[str]] = ..., attributes: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ExplainReply(_message.Message):
-    __slots__ = ("lines",)
+    __slots__ = ("lines", "stage", "position", "features")
     LINES_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     lines: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, lines: _Optional[_Iterable[str]] = ...) -> None: ...
+    stage: str
+    position: int
+    features: _containers.RepeatedCompositeFieldContainer[FeatureEffect]
+    def __init__(self, lines: _Optional[_Iterable[str]] = ..., stage: _Optional[str] = ..., position: _Optional[int] = ..., features: _Optional[_Iterable[_Union[FeatureEffect, _Mapping]]] = ...) -> None: ...
+
+class FeatureEffect(_message.Message):
+    __slots__ = ("name", "value", "contribution")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    contribution: float
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., contribution: _Optional[float] = ...) -> None: ...

@@ -87,7 +87,7 @@ class RecommendationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Why an item is in a user's list, or why not. UNIMPLEMENTED for now.
+        """Why an item is in a user's list, or why not, as the list would be now; nothing is logged as shown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
