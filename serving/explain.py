@@ -41,6 +41,8 @@ def _proposed(run: Run, surface: Surface, item: int) -> str:
     by = [f"{name} (its place {int(found[0]) + 1})" for name, found in places.items() if len(found)]
     if by:
         return f"sources: proposed by {', '.join(by)}"
+    if run.request.include:
+        return "sources: it is not among the items that were asked for"
     asked = ", ".join(f"{name} {n}" for name, n in surface.sources.items())
     return f"sources: none of those of {run.request.surface} proposes it ({asked})"
 
@@ -53,8 +55,6 @@ def _dropped(run: Run, bundle: Bundle, item: int) -> tuple[str, str]:
     number = int(run.filters.removed_by(np.array([item], np.int32))[0])
     if number >= 0:
         return "sources", f"filter: {run.filters.names()[number]} would remove it"
-    if run.request.include:
-        return "sources", "sources: it is not among the items that were asked for"
     return "sources", "filter: nothing would remove it"
 
 

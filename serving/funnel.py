@@ -57,10 +57,10 @@ class Funnel:
         trace = Trace(self.telemetry)
         surface, now_ms = self.surfaces[request.surface], self.clock.now_ms()
         ruled = trace.attempt("rules", self.rules.now, Ruled)
-        user = self._know(request, trace)
+        user = self._know(request, surface, trace)
         pins = ruled.pins(request.surface, now_ms)
-        proposals = self._propose(surface, user, pins, trace)
-        candidates = self._blended(request, proposals)  # (n_candidates,)
+        proposals = self._asked_for(request) or self._propose(surface, user, pins, trace)
+        candidates = blend(proposals)  # (n_candidates,)
         filters = self._filters(request, surface, user, ruled, now_ms, trace)
         removed = filters.removed_by(candidates.items)  # int16 (n_candidates,)
         eligible = self._eligible(request, candidates, filters, removed)  # (n_eligible,)
@@ -125,10 +125,19 @@ class Funnel:
         """Validate a call; what is empty takes its default."""
         return asked(self.surfaces, user_id, surface, limit, exclude, include, context or {})
 
-    def _know(self, request: Request, trace: Trace) -> UserState:
+    def _know(self, request: Request, surface: Surface, trace: Trace) -> UserState:
+        if request.include and surface.seen == "keep":  # nothing depends on it
+            return self.state.unknown(request.user_id)
         return trace.attempt(
             "user_state", lambda: self.state.read(request.user_id), lambda: self.state.unknown(request.user_id)
         )
+
+    def _asked_for(self, request: Request) -> Mapping[str, Ints]:
+        """The items to rank, where they are given: no source is asked then."""
+        if not request.include:
+            return {}
+        items = self.bundle.catalogue.dense(list(dict.fromkeys(request.include)))
+        return {"include": items[items >= 0]}
 
     def _propose(self, surface: Surface, user: UserState, pins: Mapping[int, Ints], trace: Trace) -> Mapping[str, Ints]:
         proposals = {
@@ -137,22 +146,8 @@ class Funnel:
         }
         return {**proposals, PINNED: np.unique(np.concatenate([*pins.values()]))} if pins else proposals
 
-    def _blended(self, request: Request, proposals: Mapping[str, Ints]) -> Candidates:
-        candidates = blend(proposals)
-        return self._only(request.include, candidates) if request.include else candidates
-
     def _proposal(self, name: str, user: UserState, n: int) -> Callable[[], Ints]:
         return lambda: self.bundle.sources[name].propose(user, n)
-
-    def _only(self, include: Sequence[str], candidates: Candidates) -> Candidates:
-        """Keep the items asked for, with the sources that would have proposed them too."""
-        asked = self.bundle.catalogue.dense(list(dict.fromkeys(include)))
-        asked = asked[asked >= 0]
-        both = blend(
-            {name: candidates.items[candidates.proposed[:, at]] for at, name in enumerate(candidates.names)}
-            | {"include": asked}
-        )
-        return both.take(np.flatnonzero(both.proposed[:, -1]))
 
     def _filters(
         self, request: Request, surface: Surface, user: UserState, ruled: Ruled, now_ms: int, trace: Trace
