@@ -76,9 +76,9 @@ class Funnel:
         candidates = self._retrieve(request, surface, user, trace)  # (n_candidates,)
         eligible = self._filter(request, surface, user, candidates, trace)  # (n_eligible,)
         features = self._hydrate(request, eligible, trace)  # float32 (n_eligible, n_features)
-        scores = self._rank(eligible, features, trace)  # float32 (n_eligible,)
+        scores = self._rank(request, eligible, features, trace)  # float32 (n_eligible,)
         shown = self._rerank(request, surface, eligible, scores, trace)  # rows of eligible, best first
-        chances = self._calibrate(scores, features, trace)  # float32 (n_eligible,)
+        chances = self._calibrate(request, scores, features, trace)  # float32 (n_eligible,)
         ranked = self._reply(eligible, features, chances, shown, trace)
         self._log(request, ranked, eligible, features, chances, shown)
         return ranked
@@ -190,10 +190,11 @@ class Funnel:
             self.telemetry.features(matrix.views)
         return matrix
 
-    def _rank(self, eligible: Candidates, features: Matrix | None, trace: Trace) -> Floats:
+    def _rank(self, request: Request, eligible: Candidates, features: Matrix | None, trace: Trace) -> Floats:
         if features is None:
             return eligible.fused
-        return trace.attempt("rank", lambda: self.bundle.ranker.score(features.values), lambda: eligible.fused)
+        ranker = self.bundle.weighed.get(request.surface, self.bundle.ranker)
+        return trace.attempt("rank", lambda: ranker.score(features.values), lambda: eligible.fused)
 
     def _rerank(
         self, request: Request, surface: Surface, eligible: Candidates, scores: Floats, trace: Trace
@@ -205,9 +206,11 @@ class Funnel:
             lambda: np.argsort(-scores, kind="stable")[: request.limit],
         )
 
-    def _calibrate(self, scores: Floats, features: Matrix | None, trace: Trace) -> Floats:
+    def _calibrate(self, request: Request, scores: Floats, features: Matrix | None, trace: Trace) -> Floats:
         if features is None or "rank" in trace.degraded:
             return scores  # not the ranker's
+        if request.surface in self.bundle.weighed:
+            return scores  # worths already
         return trace.attempt("calibrate", lambda: self.bundle.calibrate(scores), lambda: scores)
 
     def _reply(

@@ -131,3 +131,5 @@ class Bundle:
     calibrate: Callable[[Floats], Floats]
     popular: Ints
     """All items that may stand in when nothing else does, best first."""
+    weighed: Mapping[str, Scorer] = field(default_factory=dict)
+    """By surface, where several objectives make the order; their scores are worths, which need no calibration."""
