@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headwater.errors import ModelError
-from models.calibration import Calibrator
+from models import calibration
+from models.calibration import AnyCalibrator
 from models.catalogue import Catalogue, Numbering, texts
 from models.encoder import UserEncoder
+from models.heads import Head
 from models.index import ItemIndex, build
 from models.ranker import Ranker
 
@@ -35,6 +38,7 @@ FILES = (
     "popularity.npy",
     "trending.npy",
 )
+_OTHER = re.compile(r"ranker\.([a-z][a-z0-9_]*)\.txt")
 CHOOSE = "Choose another bundle or train one: headwater train."
 Float32s = npt.NDArray[np.float32]
 
@@ -55,6 +59,8 @@ class Trained(BaseModel):
     training_end_ms: int
     data_hash: str
     metrics: dict[str, float] = {}
+    objective: str = "purchase"
+    """What ``ranker.txt`` learned; the others are in files of their names."""
     parent: str | None = None
     """Version that was champion when this one was trained."""
 
@@ -80,15 +86,18 @@ class Parts:
         Ids in dense order.
     popularity, trending : (n_items,)
         Higher is more popular.
+    others
+        Heads of the other objectives.
     """
 
     encoder: UserEncoder
     items: pa.Table
     users: Sequence[str]
     ranker: Ranker
-    calibrator: Calibrator
+    calibrator: AnyCalibrator
     popularity: npt.NDArray[Any]
     trending: npt.NDArray[Any]
+    others: Sequence[Head] = ()
 
 
 @dataclass(frozen=True)
@@ -101,13 +110,19 @@ class Bundle:
     index: ItemIndex
     encoder: UserEncoder
     ranker: Ranker
-    calibrator: Calibrator
+    calibrator: AnyCalibrator
     popularity: Float32s
     trending: Float32s
+    others: tuple[Head, ...] = ()
 
     @property
     def version(self) -> str:
         return self.meta.version
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """All heads, the main one first."""
+        return (Head(self.meta.objective, self.ranker, self.calibrator), *self.others)
 
     @property
     def vectors(self) -> Float32s:
@@ -129,7 +144,8 @@ def write_bundle(directory: Path, trained: Trained, parts: Parts) -> Meta:
     draft.mkdir(parents=True)
     try:
         _write_files(draft, parts)
-        files = {name: _sha256(draft / name) for name in FILES}
+        names = [*FILES, *(file for head in parts.others for file in _files_of(head.name))]
+        files = {name: _sha256(draft / name) for name in names}
         meta = Meta(**trained.model_dump(), version=directory.name, files=files)
         (draft / META).write_text(meta.model_dump_json(indent=2) + "\n")
         load_bundle(draft)
@@ -160,9 +176,10 @@ def load_bundle(
         index=ItemIndex.load(path / "index.faiss", vectors),
         encoder=UserEncoder.from_arrays(vectors, _arrays(path / "towers.npz")),
         ranker=Ranker.from_text(path / "ranker.txt"),
-        calibrator=Calibrator(**_arrays(path / "calibrator.npz")),
+        calibrator=calibration.from_arrays(_arrays(path / "calibrator.npz")),
         popularity=np.load(path / "popularity.npy", allow_pickle=False),
         trending=np.load(path / "trending.npy", allow_pickle=False),
+        others=tuple(_head(path, found[1]) for found in map(_OTHER.fullmatch, meta.files) if found),
     )
     _require_fit(bundle)
     return bundle
@@ -188,7 +205,7 @@ def check_bundle(path: Path, expected_schema_hash: str | None = None, applied: M
             f"but {expected_schema_hash} is applied{_differing(meta, applied)}. Train anew, or apply the definitions "
             "it was trained on."
         )
-    for name in FILES:
+    for name in dict.fromkeys([*FILES, *meta.files]):
         if not (path / name).is_file():
             raise ModelError(f"bundle {meta.version}: {name} is missing. {CHOOSE}")
         if meta.files.get(name) != _sha256(path / name):
@@ -233,6 +250,10 @@ def _write_files(draft: Path, parts: Parts) -> None:
     pq.write_table(pa.table({"user_id": pa.array(list(parts.users), pa.string())}), draft / "users.parquet")
     (draft / "ranker.txt").write_text(parts.ranker.to_text())
     np.savez(draft / "calibrator.npz", **parts.calibrator.arrays())
+    for head in parts.others:
+        trees, calibrator = _files_of(head.name)
+        (draft / trees).write_text(head.ranker.to_text())
+        np.savez(draft / calibrator, **head.calibrator.arrays())
     np.save(draft / "popularity.npy", np.asarray(parts.popularity, np.float32))
     np.save(draft / "trending.npy", np.asarray(parts.trending, np.float32))
 
@@ -250,11 +271,22 @@ def _require_fit(bundle: Bundle) -> None:
     if len(bundle.encoder.user) != len(bundle.users) + 1:
         rows = len(bundle.encoder.user) - 1
         raise ModelError(f"bundle {bundle.version}: towers.npz is of {rows} users, not {len(bundle.users)}. {CHOOSE}")
-    if bundle.ranker.feature_names != bundle.meta.feature_names:
-        raise ModelError(
-            f"bundle {bundle.version}: ranker.txt reads {', '.join(bundle.ranker.feature_names)}, "
-            f"not {', '.join(bundle.meta.feature_names)}. {CHOOSE}"
-        )
+    for file, ranker in (("ranker.txt", bundle.ranker), *((_files_of(it.name)[0], it.ranker) for it in bundle.others)):
+        if ranker.feature_names != bundle.meta.feature_names:
+            raise ModelError(
+                f"bundle {bundle.version}: {file} reads {', '.join(ranker.feature_names)}, "
+                f"not {', '.join(bundle.meta.feature_names)}. {CHOOSE}"
+            )
+
+
+def _files_of(objective: str) -> tuple[str, str]:
+    """Names of another head's trees and calibration."""
+    return f"ranker.{objective}.txt", f"calibrator.{objective}.npz"
+
+
+def _head(path: Path, objective: str) -> Head:
+    trees, calibrator = _files_of(objective)
+    return Head(objective, Ranker.from_text(path / trees), calibration.from_arrays(_arrays(path / calibrator)))
 
 
 def _arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:

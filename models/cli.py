@@ -90,14 +90,48 @@ def train_ranker(
         task = bar.add_task("ranker", total=None)
         meta, fitted = training.train_ranker(
             settings, _service(settings, service, repo), _now_ms(settings), _until(settings, before), rows=rows,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: bar.update(task, completed=done, total=total), repo=repo,
         )  # fmt: skip
     if promote:
         registry.promote(settings, meta.version)
     strongest = {name: round(share, 4) for name, share in list(importances(fitted.ranker).items())[:10]}
+    moved = {name: round(share, 4) for name, share in list(fitted.contributions.items())[:10]}
     emit(
-        {"version": meta.version, "promoted": promote, "metrics": meta.metrics, "strongest_features": strongest},
+        {
+            "version": meta.version, "promoted": promote, "objectives": [head.name for head in fitted.heads],
+            "metrics": meta.metrics, "strongest_features": strongest, "mean_contributions": moved,
+        },
         json_, "Bundle",
+    )  # fmt: skip
+
+
+@train.command("propensities")
+def train_propensities(
+    rows: Annotated[Path | None, typer.Option(help="Rows of what was shown; the training rows by default.")] = None,
+    column: Annotated[str, typer.Option(help="Column that says what was clicked.")] = "click",
+    randomised: Annotated[bool, typer.Option("--randomised", help="The order of all rows' lists was random.")] = False,
+    json_: JsonFlag = False,
+) -> None:
+    """Example: headwater train propensities --rows training/shown --json
+
+    Estimate how often each position is looked at, from what was clicked of rows that headwater training-set
+    --from-impressions made: of items that the same user met at several positions, or of lists in random order. What is
+    found is declared in objectives.toml, which the next training of the ranker reads.
+    """
+    from models.propensity import read_propensities
+    from models.training import paths_of
+
+    found = read_propensities(rows or paths_of(get_settings()).rows, column, randomised)
+    emit(
+        {
+            "propensities": list(found.known),
+            "positions": [
+                {"position": at, "value": value, "low": low, "high": high}
+                for at, (value, low, high) in enumerate(found.rounded(), start=1)
+            ],
+            "declare": f"propensities = {list(found.known)}",
+        },
+        json_, "Propensities",
     )  # fmt: skip
 
 
@@ -114,16 +148,18 @@ def tune(
     A search that was ended goes on.
     """
     from models import tuning
+    from models.objectives import load_objectives
     from models.ranking import read_rows
-    from models.training import paths_of
+    from models.training import declared_config, paths_of
 
     settings = get_settings()
     paths, read = paths_of(settings), _service(settings, service, repo)
-    table = read_rows(rows or paths.rows, read.feature_names)
+    base = declared_config(read, load_objectives(repo or settings.repo))
+    table = read_rows(rows or paths.rows, read.feature_names, base.declared)
     with progress() as bar:
         task = bar.add_task("trials", total=trials)
         tuned = tuning.tune(
-            table, read.feature_names, paths.studies, trials,
+            table, read.feature_names, paths.studies, trials, base,
             progress=lambda done, total, told: bar.update(task, completed=done, total=total, description=told),
         )  # fmt: skip
     tuning.keep(tuned, paths.tuned, read.schema_hash)
@@ -144,6 +180,7 @@ def trial(
     view takes in the store: bytes, reading, tiles an event. What the store does not tell is left out.
     """
     from headwater.registry.manifest import load_plan
+    from models.objectives import load_objectives
     from models.ranking import read_rows
     from models.training import paths_of, ranker_config
     from models.trial import Trial, features_of, lift
@@ -151,10 +188,11 @@ def trial(
     settings = get_settings()
     plan, read, paths = load_plan(repo or settings.repo), _service(settings, service, repo), paths_of(settings)
     without = features_of(plan, service, view)
-    table = read_rows(rows or paths.rows, read.feature_names)
+    config = ranker_config(paths, read, load_objectives(repo or settings.repo))
+    table = read_rows(rows or paths.rows, read.feature_names, config.declared)
     with progress() as bar:
         bar.add_task(f"with and without {view}", total=None)
-        both, alone, gain, requests = lift(table, read.feature_names, without, ranker_config(paths, read))
+        both, alone, gain, requests = lift(table, read.feature_names, without, config)
     found = Trial(view, without, round(both, 5), round(alone, 5), gain, requests, _cost(settings, plan, view))
     emit(found.as_dict(), json_, f"Trial of {view}")
 

@@ -19,7 +19,7 @@ from headwater.errors import DataError
 
 UNKNOWN = -1
 TEXT_COLUMNS = ("department", "category", "brand", "name")
-READ = ("event_id", "user_id", "item_id", "event_time", "ingest_time", "partition", "offset")
+READ = ("event_id", "user_id", "item_id", "event_time", "ingest_time", "partition", "offset", "value")
 
 
 class Ids:
@@ -134,7 +134,7 @@ class Dataset:
 def read_purchases(
     events_dir: Path, cutoff_ms: int, event_type: str = "purchase", known_ms: int | None = None
 ) -> pd.DataFrame:
-    """Purchases that happened before the cutoff: ``user_id, item_id, event_time``.
+    """Purchases that happened before the cutoff: ``user_id, item_id, event_time, value``.
 
     ``known_ms`` also leaves out what had not arrived by then. Of copies of an event the first known counts.
 
@@ -151,7 +151,7 @@ def read_purchases(
     if frame.empty:
         raise DataError(f"{events_dir}: no {event_type} event lies before {cutoff_ms}. Choose a later cutoff.")
     frame = frame.sort_values(["ingest_time", "partition", "offset"], kind="stable").drop_duplicates("event_id")
-    return frame[["user_id", "item_id", "event_time"]].dropna(subset=["item_id"])
+    return frame[["user_id", "item_id", "event_time", "value"]].dropna(subset=["item_id"])
 
 
 def newest_ms(events_dir: Path) -> int:

@@ -1,36 +1,38 @@
-"""Training the ranker: LambdaMART over requests, stopped by later ones.
+"""Training the ranker: LambdaMART over requests, stopped by later ones; one head for each objective that has labels.
 
 References
 ----------
 Burges, "From RankNet to LambdaRank to LambdaMART: an overview", Microsoft Research 2010.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import lightgbm
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.dataset as ds
 from sklearn.metrics import log_loss, roc_auc_score
 
 from headwater.errors import DataError
+from headwater.log import get_logger
 from models import calibration
-from models.calibration import Calibrator, expected_calibration_error
-from models.evaluation.metrics import Floats, Ints, top_k_grouped
+from models.calibration import AnyCalibrator, Method, expected_calibration_error
+from models.contributions import mean_contributions
 from models.evaluation.metrics import mean as mean_of
-from models.evaluation.metrics import ndcg as ndcg_of
-from models.ranker import Ranker
-from models.requests import AT, LABEL, REQUEST, WEIGHT
+from models.heads import Head
+from models.objectives import DEFAULT_OBJECTIVES, Objective, Objectives
+from models.position import list_by_yes, yes_weights
+from models.ranker import PLACE, Float32s, Ranker, with_place
+from models.rows import DEPTH as DEPTH
+from models.rows import Rows as Rows
+from models.rows import read_rows as read_rows
 
-Float32s = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
-DEPTH = 10
+GRADES = (0.25, 0.5, 0.75)
+"""Quantiles of the amounts above nought at which a graded label rises by one."""
+EXPLAINED = 1_000
+"""Later rows, evenly spaced, whose contributions are averaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +51,19 @@ class RankerConfig:
     gap: timedelta = timedelta(days=2)
     threads: int = 1  # beside other work a second one waits more than it helps
     seed: int = 5
+    declared: Objectives = DEFAULT_OBJECTIVES
 
-    def parameters(self) -> dict[str, Any]:
-        """LightGBM's names for them."""
+    def parameters(self, learn: str = "lambdarank", feature_names: Sequence[str] = ()) -> dict[str, Any]:
+        """LightGBM's names for them; constraints on features that are not among ``feature_names`` are left out."""
+        rising = [self.declared.monotone.get(name, 0) for name in feature_names]
+        constraints = {"monotone_constraints": rising} if any(rising) else {}
         return {
-            "objective": "lambdarank", "metric": "ndcg", "eval_at": [DEPTH], "lambdarank_truncation_level": 2 * DEPTH,
+            "objective": "binary" if learn == "binary" else "lambdarank",
+            "metric": "ndcg", "eval_at": [DEPTH], "lambdarank_truncation_level": 2 * DEPTH,
             "learning_rate": self.learning_rate, "num_leaves": self.leaves, "min_data_in_leaf": self.least_in_leaf,
             "feature_fraction": self.feature_share, "bagging_fraction": self.row_share, "bagging_freq": 1,
             "max_bin": self.bins, "deterministic": True, "force_col_wise": True, "num_threads": self.threads,
-            "seed": self.seed, "verbosity": -1,
+            "seed": self.seed, "verbosity": -1, **constraints,
         }  # fmt: skip
 
 
@@ -65,97 +71,20 @@ DEFAULT_RANKER = RankerConfig()
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Training rows, requests contiguous and by time.
-
-    Attributes
-    ----------
-    features : (n, n_features) float32
-    label, weight : (n,)
-    group : (n,) int32
-        Number of each row's request, ascending from 0.
-    item : (n,) int32
-        Number of each row's item among those of all rows.
-    at_ms : (n_groups,)
-    """
-
-    features: Float32s
-    label: npt.NDArray[np.int8]
-    weight: Float32s
-    group: Ints
-    item: Ints
-    at_ms: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def take(self, groups: npt.NDArray[np.bool_]) -> "Rows":
-        """Only the requests where ``groups`` (n_groups,) is true."""
-        kept = groups[self.group]
-        _, group = np.unique(self.group[kept], return_inverse=True)
-        return Rows(
-            self.features[kept], self.label[kept], self.weight[kept], group.astype(np.int32), self.item[kept],
-            self.at_ms[groups],
-        )  # fmt: skip
-
-    def ndcg(self, scores: Float32s) -> Floats:
-        """NDCG at 10 of each request among its own candidates (n_groups,); NaN where nothing was bought."""
-        n = len(self.at_ms)
-        lists = top_k_grouped(self.group, np.arange(len(self), dtype=np.int32), scores, n, DEPTH)
-        hits = (lists >= 0) & (self.label[np.maximum(lists, 0)] > 0)
-        return ndcg_of(hits, np.bincount(self.group, self.label > 0, minlength=n).astype(np.int32), DEPTH)
-
-    def fingerprint(self) -> str:
-        """Hex sha256 of all that is learned from."""
-        digest = sha256()
-        for array in (self.features, self.label, self.weight, self.group):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
 class Fitted:
-    """A ranker, its calibration, and how both did on later requests."""
+    """Heads, the main one first, how they did on later requests, and what moved the main one's scores there."""
 
-    ranker: Ranker
-    calibrator: Calibrator
+    heads: tuple[Head, ...]
     metrics: dict[str, float]
+    contributions: Mapping[str, float]
 
+    @property
+    def ranker(self) -> Ranker:
+        return self.heads[0].ranker
 
-def read_rows(directory: Path, feature_names: Sequence[str]) -> Rows:
-    """Read what the training set job wrote.
-
-    Raises
-    ------
-    DataError
-        There are no rows, or a column is missing.
-    """
-    if not any(directory.rglob("*.parquet")):
-        raise DataError(f"{directory}: no training rows. Make them first: headwater training-set")
-    source = ds.dataset(directory)
-    missing = {REQUEST, AT, LABEL, WEIGHT, "item_id", *feature_names} - set(source.schema.names)
-    if missing:
-        raise DataError(
-            f"{directory}: no column {', '.join(sorted(missing))}. Make the rows anew: headwater training-set"
-        )
-    table = source.to_table(columns=[REQUEST, "item_id", AT, LABEL, WEIGHT, *feature_names])
-    if not table.num_rows:
-        raise DataError(f"{directory}: no training rows. Make them first: headwater training-set")
-    return _rows(table.sort_by([(AT, "ascending"), (REQUEST, "ascending"), ("item_id", "ascending")]), feature_names)
-
-
-def _rows(table: pa.Table, feature_names: Sequence[str]) -> Rows:
-    codes = table[REQUEST].combine_chunks().dictionary_encode().indices.to_numpy()
-    changed = np.append(True, codes[1:] != codes[:-1])
-    features = np.empty((table.num_rows, len(feature_names)), np.float32)
-    for column, name in enumerate(feature_names):
-        features[:, column] = table[name].to_numpy()
-    at_ms = table[AT].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64()).to_numpy()
-    return Rows(
-        features, table[LABEL].to_numpy().astype(np.int8), table[WEIGHT].to_numpy().astype(np.float32),
-        (np.cumsum(changed) - 1).astype(np.int32),
-        table["item_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int32), at_ms[changed],
-    )  # fmt: skip
+    @property
+    def calibrator(self) -> AnyCalibrator:
+        return self.heads[0].calibrator
 
 
 def split(rows: Rows, config: RankerConfig) -> tuple[Rows, Rows]:
@@ -164,7 +93,7 @@ def split(rows: Rows, config: RankerConfig) -> tuple[Rows, Rows]:
     Raises
     ------
     DataError
-        One of them would be empty.
+        One of them would be empty, or has nothing to tell apart.
     """
     border = int(np.quantile(rows.at_ms, 1 - config.later_share))
     earlier = rows.at_ms < border
@@ -174,7 +103,15 @@ def split(rows: Rows, config: RankerConfig) -> tuple[Rows, Rows]:
             f"training: {len(rows.at_ms)} requests cannot be parted by time with a gap of {config.gap}. "
             "Draw them from a longer span."
         )
-    return rows.take(earlier), rows.take(later)
+    parts = rows.take(earlier), rows.take(later)
+    for name, part in zip(("earlier", "later"), parts, strict=True):
+        if not _tells(part):
+            raise DataError(
+                f"training: every label of the {len(part)} rows of {name} requests is "
+                f"{'a yes' if part.label[0] > 0 else 'a no'}, so there is nothing to tell apart. Draw requests from a "
+                "longer span, or label another outcome."
+            )
+    return parts
 
 
 def fit_ranker(
@@ -183,19 +120,60 @@ def fit_ranker(
     config: RankerConfig = DEFAULT_RANKER,
     progress: Progress = lambda done, total: None,
 ) -> Fitted:
-    """Train on the earlier requests, stop by and calibrate on the later ones."""
+    """Train each head on the earlier requests, stop it by and calibrate it on the later ones.
+
+    Raises
+    ------
+    ConfigError
+        A constraint is on a feature that there is not.
+    DataError
+        The requests cannot be parted by time, the labels tell nothing apart, or a correction lacks positions.
+    """
+    declared = config.declared
+    declared.require(feature_names)
     earlier, later = split(rows, config)
-    ranker = grow(earlier, later, feature_names, config, lambda state: progress(state.iteration + 1, config.rounds))
+    heads, metrics = [], {"rows": float(len(rows)), "requests": float(len(rows.at_ms))}
+    named = {name: declared.objectives[name] for name in (declared.main, *rows.outcomes)}
+    for at, (name, objective) in enumerate(named.items()):
+        learn, judge = (_told(part, name, declared, earlier) for part in (earlier, later))
+        if not (_tells(learn) and _tells(judge)):  # never so for the main one
+            get_logger("models").warning("objective_left", objective=name, reason="its labels tell nothing apart")
+            continue
+
+        def look(state: Any, before: int = at * config.rounds) -> None:
+            progress(before + state.iteration + 1, len(named) * config.rounds)
+
+        head, found = _fit_head(name, objective, learn, judge, feature_names, config, look)
+        heads.append(head)
+        metrics |= found if name == declared.main else {f"{name}.{metric}": value for metric, value in found.items()}
+    some = later.features[:: -(-len(later) // EXPLAINED)]
+    return Fitted(tuple(heads), metrics, mean_contributions(heads[0].ranker, some))
+
+
+def _fit_head(
+    name: str, objective: Objective, earlier: Rows, later: Rows, feature_names: Sequence[str], config: RankerConfig,
+    look: Callable[[Any], None],
+) -> tuple[Head, dict[str, float]]:  # fmt: skip
+    ranker = grow(earlier, later, feature_names, config, look, objective=objective)
     scores = ranker.score(later.features)
-    metrics = {
-        "ndcg@10": mean_of(later.ndcg(scores)), **_probabilities(later, scores),
-        "trees": float(ranker.booster.num_trees()), "rows": float(len(rows)), "requests": float(len(rows.at_ms)),
-    }  # fmt: skip
-    return Fitted(ranker, calibration.fit(scores, later.label, later.weight), metrics)
+    metrics = {"ndcg@10": mean_of(later.ndcg(scores)), "trees": float(ranker.booster.num_trees())}
+    if objective.learn == "graded":  # an amount is no probability, and has no log loss
+        return Head(name, ranker, calibration.fit(scores, later.outcomes[name], later.weight)), metrics
+    yes, odd, declared = later.label > 0, later.group % 2 == 1, config.declared.calibration
+    method = declared.method
+    if method == "validated":
+        method = calibration.better(scores, yes, later.weight, odd)
+    calibrator = calibration.fitted(method, scores, yes, later.weight)
+    return Head(name, ranker, calibrator), metrics | _probabilities(later, scores, method, declared.bins)
 
 
 def grow(
-    earlier: Rows, later: Rows | None, feature_names: Sequence[str], config: RankerConfig, *watch: Callable[[Any], None]
+    earlier: Rows,
+    later: Rows | None,
+    feature_names: Sequence[str],
+    config: RankerConfig,
+    *watch: Callable[[Any], None],
+    objective: Objective | None = None,
 ) -> Ranker:
     """Grow trees on the earlier requests for as long as the later ones gain.
 
@@ -205,13 +183,21 @@ def grow(
         Without them, all rounds.
     watch
         Called by LightGBM after each round, with its state.
+    objective
+        What the rows' label is; the main one by default.
+
+    Raises
+    ------
+    DataError
+        A correction lacks positions.
     """
-    learn = _dataset(earlier, feature_names)
+    kind = (objective or config.declared.objectives[config.declared.main]).learn
+    learn = _dataset(earlier, feature_names, config, kind)
     stop = [] if later is None else [lightgbm.early_stopping(config.patience, verbose=False)]
-    judge = [] if later is None else [_dataset(later, feature_names, learn)]
+    judge = [] if later is None else [_dataset(later, feature_names, config, kind, learn)]
     booster = lightgbm.train(
-        config.parameters(), learn, config.rounds, valid_sets=judge, callbacks=[*stop, *watch]
-    )  # fmt: skip
+        config.parameters(kind, learn.feature_name), learn, config.rounds, valid_sets=judge, callbacks=[*stop, *watch]
+    )
     trees = booster.best_iteration or booster.current_iteration()
     return Ranker(lightgbm.Booster(model_str=booster.model_to_string(num_iteration=trees)))
 
@@ -219,32 +205,59 @@ def grow(
 def importances(ranker: Ranker) -> dict[str, float]:
     """Share of the total gain that each feature's splits brought, greatest first."""
     gain = ranker.booster.feature_importance("gain")
-    order = np.argsort(-gain, kind="stable")
-    return {ranker.feature_names[n]: float(gain[n] / max(gain.sum(), 1e-12)) for n in order}
+    names, order = ranker.booster.feature_name(), np.argsort(-gain, kind="stable")
+    return {names[n]: float(gain[n] / max(gain.sum(), 1e-12)) for n in order}
 
 
-def _dataset(rows: Rows, feature_names: Sequence[str], reference: Any = None) -> Any:
+def _told(rows: Rows, name: str, declared: Objectives, earlier: Rows) -> Rows:
+    """Rows whose label is an objective's; amounts are graded by the earlier ones' quarters."""
+    if name == declared.main:
+        return rows
+    amounts = rows.outcomes[name]
+    if declared.objectives[name].learn != "graded":
+        return rows.told_by(amounts > 0)
+    known = earlier.outcomes[name]
+    edges = np.quantile(known[known > 0], GRADES) if (known > 0).any() else np.empty(0)
+    return rows.told_by(np.where(amounts > 0, 1 + np.searchsorted(edges, amounts, side="right"), 0))
+
+
+def _tells(rows: Rows) -> bool:
+    """Whether there is both a yes and a no."""
+    return bool((rows.label > 0).any() and (rows.label <= 0).any())
+
+
+def _dataset(rows: Rows, feature_names: Sequence[str], config: RankerConfig, learn: str, reference: Any = None) -> Any:
+    """LightGBM's rows, corrected for position."""
+    declared, features, names, weight = config.declared.position, rows.features, list(feature_names), None
+    if declared.correction != "none":
+        if rows.position is None:
+            raise DataError(
+                f'training: rows have no column position, which [position] correction = "{declared.correction}" needs. '
+                "Make them from impressions, headwater training-set --from-impressions, or correct nothing."
+            )
+        if declared.correction == "feature":
+            features, names = with_place(features, rows.position), [*names, PLACE]
+        else:
+            weight = yes_weights(rows.position, rows.label > 0, declared)
+            if learn != "binary":
+                rows, weight = list_by_yes(rows, weight)
+                features = rows.features
     return lightgbm.Dataset(
-        rows.features, rows.label, group=np.bincount(rows.group), feature_name=list(feature_names), reference=reference,
+        features, rows.label, group=np.bincount(rows.group), feature_name=names, reference=reference, weight=weight,
         params={"verbosity": -1},
     )  # fmt: skip
 
 
-def _probabilities(later: Rows, scores: Float32s) -> dict[str, float]:
+def _probabilities(later: Rows, scores: Float32s, method: Method, bins: int) -> dict[str, float]:
     """How well labels are told row by row: the order by AUC, probabilities by a fit on every other request."""
     odd = later.group % 2 == 1
     label, weight = later.label[~odd] > 0, later.weight[~odd]
     if not odd.any() or label.all() or not label.any():
         return dict.fromkeys(("auc", "log_loss", "calibration_error"), float("nan"))
-    halves = calibration.fit(scores[odd], later.label[odd], later.weight[odd])
+    halves = calibration.fitted(method, scores[odd], later.label[odd] > 0, later.weight[odd])
     told = halves(scores[~odd])
     return {
         "auc": float(roc_auc_score(label, scores[~odd], sample_weight=weight)),
         "log_loss": float(log_loss(label, told.astype(np.float64), sample_weight=weight)),
-        "calibration_error": expected_calibration_error(told, label, weights=weight),
-    }
-
-
-def config_text(config: RankerConfig) -> str:
-    """One line that names every choice."""
-    return ", ".join(f"{name}={value}" for name, value in asdict(config).items())
+        "calibration_error": expected_calibration_error(told, label, bins, weight), "calibration_bins": float(bins),
+    }  # fmt: skip

@@ -15,8 +15,10 @@ from models.interactions import Ids, Interactions, Items
 from models.retriever import Retriever
 
 Instants = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 REQUEST, AT, LABEL, NEXT, WEIGHT = "request_id", "event_timestamp", "label", "label_next", "weight"
+VALUE = "value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,17 @@ DEFAULT_SAMPLING = Sampling()
 
 def number(purchases: pd.DataFrame, users: Ids, items: Items) -> Interactions:
     """Purchases in a retriever's numbering: unknown users are -1, unknown products are left out."""
+    return _numbered(purchases, users, items)[0]
+
+
+def _numbered(purchases: pd.DataFrame, users: Ids, items: Items) -> tuple[Interactions, npt.NDArray[np.intp]]:
+    """Interactions, and each one's row of ``purchases``."""
     user = users.dense(purchases["user_id"].to_numpy(object))
     item = items.ids.dense(purchases["item_id"].to_numpy(object))
     at_ms = purchases["event_time"].to_numpy(np.int64)
     order = np.lexsort((item, user, at_ms))
     order = order[item[order] >= 0]
-    return Interactions(user[order], item[order], at_ms[order], len(users), len(items))
+    return Interactions(user[order], item[order], at_ms[order], len(users), len(items)), order
 
 
 def sample_trips(bought: Interactions, start_ms: int, end_ms: int, sampling: Sampling) -> tuple[Ints, Instants]:
@@ -85,6 +92,26 @@ def bought_within(
     bought: Interactions, users: Ints, items: Ints, at_ms: Instants, span_ms: int
 ) -> npt.NDArray[np.bool_]:
     """Whether each (user, item) was bought in [at, at + span) (n,)."""
+    _, low, high = _span(bought, users, items, at_ms, span_ms)
+    return np.asarray(high > low)
+
+
+def spent_within(
+    bought: Interactions, values: Floats, users: Ints, items: Ints, at_ms: Instants, span_ms: int
+) -> Floats:
+    """Sum of the values of what each (user, item) bought in [at, at + span) (n,), to six decimals; nought if nothing.
+
+    ``values`` (n_bought,): of each purchase, in order.
+    """
+    order, low, high = _span(bought, users, items, at_ms, span_ms)
+    sums = np.append(0.0, np.cumsum(values[order]))
+    return np.asarray(np.round(sums[high] - sums[low], 6))
+
+
+def _span(
+    bought: Interactions, users: Ints, items: Ints, at_ms: Instants, span_ms: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Purchases by user, item and time, and the part of them that each (user, item) bought in [at, at + span)."""
     order = np.lexsort((bought.at_ms, bought.item, bought.user))
     keys = bought.user[order].astype(np.int64) * bought.n_items + bought.item[order]
     pairs, first = np.unique(keys, return_index=True)
@@ -97,8 +124,8 @@ def bought_within(
     place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
     low = np.clip(at_ms - origin, 0, width - 1)
     high = np.clip(at_ms + span_ms - origin, 0, width - 1)
-    found = np.searchsorted(times, place * width + high) - np.searchsorted(times, place * width + low)
-    return np.asarray((pairs[place] == wanted) & (found > 0))
+    begin, end = np.searchsorted(times, place * width + low), np.searchsorted(times, place * width + high)
+    return order, begin, np.where(pairs[place] == wanted, end, begin)
 
 
 def draw_requests(
@@ -109,15 +136,15 @@ def draw_requests(
     Parameters
     ----------
     purchases
-        ``user_id, item_id, event_time`` before ``known_until_ms``.
+        ``user_id, item_id, event_time`` and, if known, ``value``, before ``known_until_ms``.
 
     Returns
     -------
     ``row_id`` int64, ``request_id``, ``user_id``, ``item_id``, ``category``, ``event_timestamp`` (UTC ms) and the same
     as ``request_time`` int64, ``label`` and ``label_next`` int8, ``from_<source>`` bool, ``retrieval_score`` and
-    ``weight`` float32.
+    ``weight`` float32, and ``value`` float64, what was spent on the item within the label's horizon, if known.
     """
-    bought = number(purchases, retriever.users, retriever.items)
+    bought, rows = _numbered(purchases, retriever.users, retriever.items)
     start_ms, end_ms = sampling.start_ms(known_until_ms), sampling.end_ms(known_until_ms)
     users, at_ms = sample_trips(bought, start_ms, end_ms, sampling)  # (n_requests,)
     drawn = draw(retriever, bought, users, at_ms)  # (n_candidates,)
@@ -126,7 +153,12 @@ def draw_requests(
     kept = label | (np.random.default_rng(sampling.seed).random(len(drawn)) < sampling.negatives_kept)
     weight = np.where(label, 1.0, 1.0 / sampling.negatives_kept).astype(np.float32)
     following = bought_within(bought, user, drawn.item, now, 1)
-    return _table(retriever, drawn, user, now, label, following, weight).filter(pa.array(kept))
+    table = _table(retriever, drawn, user, now, label, following, weight)
+    if VALUE in purchases:
+        values = np.nan_to_num(purchases[VALUE].to_numpy(np.float64)[rows])
+        spent = spent_within(bought, values, user, drawn.item, now, _ms(sampling.horizon))
+        table = table.append_column(VALUE, pa.array(spent))
+    return table.filter(pa.array(kept))
 
 
 def instant_requests(retriever: Retriever, purchases: pd.DataFrame, users: Ints, at_ms: int) -> pa.Table:

@@ -5,20 +5,21 @@ purchases, retriever ─► requests, candidates, labels ─► (features, by th
 rows, retriever ─► ranker, calibration ─► bundles/<version>/
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from headwater.errors import ModelError
+from headwater.errors import ConfigError, ModelError
 from headwater.log import get_logger
 from headwater.settings import Settings
 from models import registry, trends
 from models.bundle import Meta, Parts, Trained, write_bundle
 from models.interactions import load_dataset, newest_ms, read_purchases
+from models.objectives import DEFAULT_OBJECTIVES, Objectives, load_objectives
 from models.ranking import DEFAULT_RANKER, Fitted, RankerConfig, fit_ranker, read_rows
 from models.requests import DEFAULT_SAMPLING, Sampling, draw_requests, number
 from models.retriever import Retriever, assemble_retriever
@@ -81,17 +82,69 @@ class Service:
     feature_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
-def ranker_config(paths: Paths, service: Service) -> RankerConfig:
-    """What was tuned for this service's features, or the default."""
+class TunedSettings(BaseModel):
+    """What is searched, within what LightGBM takes; see :mod:`models.tuning`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: float = Field(gt=0, le=1)
+    leaves: int = Field(ge=2)
+    least_in_leaf: int = Field(ge=1)
+    feature_share: float = Field(gt=0, le=1)
+    row_share: float = Field(gt=0, le=1)
+
+
+class Tuned(BaseModel):
+    """The file ``tuned.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    feature_schema_hash: str
+    settings: TunedSettings
+
+
+def declared_config(service: Service, declared: Objectives) -> RankerConfig:
+    """The default with what a repository declares.
+
+    Raises
+    ------
+    ConfigError
+        A constraint is on a feature that the service has not.
+    """
+    declared.require(service.feature_names)
+    return DEFAULT_RANKER if declared == DEFAULT_OBJECTIVES else replace(DEFAULT_RANKER, declared=declared)
+
+
+def ranker_config(paths: Paths, service: Service, declared: Objectives = DEFAULT_OBJECTIVES) -> RankerConfig:
+    """What was tuned for this service's features, or the default, with what a repository declares.
+
+    Raises
+    ------
+    ConfigError
+        A constraint is on a feature that the service has not, or ``tuned.json`` is damaged.
+    """
+    config = declared_config(service, declared)
     try:
-        told = json.loads(paths.tuned.read_text())
+        told = Tuned.model_validate_json(paths.tuned.read_text())
     except FileNotFoundError:
-        return DEFAULT_RANKER
-    if told["feature_schema_hash"] != service.schema_hash:
+        return config
+    except ValueError as error:
+        reason = _first(error) if isinstance(error, ValidationError) else "it is no text"
+        raise ConfigError(
+            f"{paths.tuned}: not what headwater tune writes, {reason}. Tune again: headwater tune; or delete the file, "
+            "and the default is taken."
+        ) from None
+    if told.feature_schema_hash != service.schema_hash:
         log.warning("tuned_settings_left", reason="they are for other features", remedy="headwater tune")
-        return DEFAULT_RANKER
-    log.info("tuned_settings_taken", **told["settings"])
-    return replace(DEFAULT_RANKER, **told["settings"])
+        return config
+    settings = told.settings.model_dump()
+    log.info("tuned_settings_taken", **settings)
+    return replace(config, **settings)
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors()[0]
+    return f"{'.'.join(map(str, found['loc'])) or 'whole'}: {found['msg'].lower()}"
 
 
 def train_retriever(
@@ -148,22 +201,28 @@ def train_ranker(
     config: RankerConfig | None = None,
     rows: Path | None = None,
     progress: Progress = _silent,
+    repo: Path | None = None,
 ) -> tuple[Meta, Fitted]:
     """Train on the rows in ``training/rows`` and publish a registered bundle; nobody is promoted.
 
     Parameters
     ----------
     config
-        What ``headwater tune`` found for these features where there is none, else the default.
+        What ``headwater tune`` found for these features where there is none, else the default, with what the
+        repository's ``objectives.toml`` declares.
     created_ms
         The platform's present instant.
     known_until_ms
         End of the purchases that training may know; popular and trending are as of then.
+    repo
+        The settings' own by default.
     """
     paths = paths_of(settings)
     retriever = Retriever.load(paths.retriever)
-    table = read_rows(rows or paths.rows, service.feature_names)
-    fitted = fit_ranker(table, service.feature_names, config or ranker_config(paths, service), progress)
+    if config is None:
+        config = ranker_config(paths, service, load_objectives(repo or settings.repo))
+    table = read_rows(rows or paths.rows, service.feature_names, config.declared)
+    fitted = fit_ranker(table, service.feature_names, config, progress)
     until_ms = min(known_until_ms, newest_ms(settings.events_dir) + 1)
     bought = number(read_purchases(settings.events_dir, until_ms), retriever.users, retriever.items)
     champion = registry.champion(settings)
@@ -177,6 +236,7 @@ def train_ranker(
         training_end_ms=until_ms,
         data_hash=table.fingerprint(),
         metrics=fitted.metrics,
+        objective=fitted.heads[0].name,
         parent=None if champion is None else champion.name,
     )
     parts = Parts(
@@ -187,6 +247,7 @@ def train_ranker(
         calibrator=fitted.calibrator,
         popularity=trends.popularity(bought, until_ms),
         trending=np.maximum(trends.trending(bought, until_ms), 0),
+        others=fitted.heads[1:],
     )
     meta = write_bundle(settings.bundles_dir / registry.next_version(settings), trained, parts)
     registry.register(settings, settings.bundles_dir / meta.version)

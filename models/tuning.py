@@ -9,6 +9,7 @@ Akiba and others, "Optuna: A Next-generation Hyperparameter Optimization Framewo
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import optuna
 from headwater.errors import DataError
 from headwater.files import write_whole
 from models.evaluation.metrics import Interval, mean, paired_bootstrap
+from models.objectives import DEFAULT_OBJECTIVES, Objectives
 from models.ranking import DEFAULT_RANKER, RankerConfig, Rows, grow, split
 
 SEED = 5
@@ -68,18 +70,19 @@ def tune(
     Parameters
     ----------
     study
-        SQLite file of all studies; one is known by its rows and features, and goes on where it was ended.
+        SQLite file of all studies; one is known by its rows, features and what is declared of the main objective, and
+        goes on where it was ended.
 
     Raises
     ------
     DataError
-        The requests cannot be parted by time.
+        The requests cannot be parted by time, or their labels tell nothing apart.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     earlier, later = split(rows, base)
     study.parent.mkdir(parents=True, exist_ok=True)
     held = optuna.create_study(
-        study_name=f"ranker-{rows.fingerprint()[:16]}", storage=f"sqlite:///{study}", load_if_exists=True,
+        study_name=_study_name(rows, base), storage=f"sqlite:///{study}", load_if_exists=True,
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=SEED),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=WARM_TRIALS, n_warmup_steps=WARM_ROUNDS),
     )  # fmt: skip
@@ -119,6 +122,16 @@ def keep(tuned: Tuned, path: Path, feature_schema_hash: str) -> None:
 
 
 _SEARCHED = ("learning_rate", "leaves", "least_in_leaf", "feature_share", "row_share")
+
+
+def _study_name(rows: Rows, base: RankerConfig) -> str:
+    name, told = f"ranker-{rows.fingerprint()[:16]}", _growth(base.declared)
+    return name if told == _growth(DEFAULT_OBJECTIVES) else f"{name}-{sha256(told.encode()).hexdigest()[:16]}"
+
+
+def _growth(declared: Objectives) -> str:
+    """What of the declared changes the main objective's trees."""
+    return repr((declared.objectives[declared.main].learn, declared.monotone, declared.position))
 
 
 def _finished(study: optuna.Study) -> list[Any]:

@@ -1,6 +1,7 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan
 from headwater.settings import Settings, addresses
 from models import bundle as bundles
+from models.heads import weigh
+from models.objectives import load_objectives
 from serving import rules
 from serving.availability import StoredAvailability
 from serving.funnel import Funnel
@@ -45,7 +48,7 @@ class Builder:
         ModelError
             The bundle is damaged or was trained on other features than are applied.
         ConfigError
-            ``surfaces.toml`` names a source or feature that there is not.
+            ``surfaces.toml`` names a source or feature that there is not, or ``objectives.toml`` such a surface.
         """
         config = load_surfaces(Path(plan.repo))
         ranker = config.features.ranker
@@ -57,8 +60,9 @@ class Builder:
                 "has now. Train anew."
             )
         reader = OnlineReader(self.store, plan, self.clock)
-        bundle = as_bundle(loaded)
-        _check(config, bundle, plan)
+        weights = load_objectives(Path(plan.repo)).weights
+        bundle = replace(as_bundle(loaded), weighed=weigh(loaded.heads, weights))
+        _check(config, weights, bundle, plan)
         return Funnel(
             bundle=bundle,
             surfaces=config.surfaces,
@@ -121,7 +125,12 @@ def _best_first(weights: Floats) -> Ints:
     return order[weights[order] > 0]
 
 
-def _check(config: Surfaces, bundle: Bundle, plan: FeaturePlan) -> None:
+def _check(config: Surfaces, weighed: Collection[str], bundle: Bundle, plan: FeaturePlan) -> None:
+    for surface in weighed:
+        if surface not in config.surfaces:
+            raise ConfigError(
+                f"objectives.toml: weights.{surface}: no such surface. Choose from {', '.join(config.surfaces)}."
+            )
     for surface, wanted in config.surfaces.items():
         for source in wanted.sources:
             if source not in bundle.sources:

@@ -65,10 +65,10 @@ class Funnel:
         removed = filters.removed_by(candidates.items)  # int16 (n_candidates,)
         eligible = self._eligible(request, candidates, filters, removed)  # (n_eligible,)
         features = self._hydrate(request, eligible, trace)  # float32 (n_eligible, n_features)
-        scores = self._rank(eligible, features, trace)  # float32 (n_eligible,)
+        scores = self._rank(request, eligible, features, trace)  # float32 (n_eligible,)
         ordered = ruled.shift(eligible.items, scores, request.surface, now_ms)  # float32 (n_eligible,)
         shown = self._rerank(request, surface, eligible, ordered, pins, trace)  # rows of eligible, best first
-        chances = self._calibrate(scores, features, trace)  # float32 (n_eligible,)
+        chances = self._calibrate(request, scores, features, trace)  # float32 (n_eligible,)
         ranked = self._reply(eligible, features, chances, shown.rows, trace)
         return Run(
             request, user, proposals, candidates, filters, removed, eligible, features, scores, chances, shown, ranked
@@ -191,10 +191,11 @@ class Funnel:
             self.telemetry.features(matrix.views)
         return matrix
 
-    def _rank(self, eligible: Candidates, features: Matrix | None, trace: Trace) -> Floats:
+    def _rank(self, request: Request, eligible: Candidates, features: Matrix | None, trace: Trace) -> Floats:
         if features is None:
             return eligible.fused
-        return trace.attempt("rank", lambda: self.bundle.ranker.score(features.values), lambda: eligible.fused)
+        ranker = self.bundle.weighed.get(request.surface, self.bundle.ranker)
+        return trace.attempt("rank", lambda: ranker.score(features.values), lambda: eligible.fused)
 
     def _rerank(
         self, request: Request, surface: Surface, eligible: Candidates, scores: Floats, pins: Mapping[int, Ints],
@@ -221,9 +222,11 @@ class Funnel:
         )  # fmt: skip
         return found.at(free).with_pinned(pinned)
 
-    def _calibrate(self, scores: Floats, features: Matrix | None, trace: Trace) -> Floats:
+    def _calibrate(self, request: Request, scores: Floats, features: Matrix | None, trace: Trace) -> Floats:
         if features is None or "rank" in trace.degraded:
             return scores  # not the ranker's
+        if request.surface in self.bundle.weighed:
+            return scores  # worths already
         return trace.attempt("calibrate", lambda: self.bundle.calibrate(scores), lambda: scores)
 
     def _reply(

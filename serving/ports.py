@@ -107,11 +107,15 @@ class Features(Protocol):
 
 
 class Scorer(Protocol):
-    """The ranker."""
+    """What puts rows in order."""
 
     def score(self, features: Floats) -> Floats:
         """Higher is better, float32 (n,), from float32 (n, n_features)."""
         ...
+
+
+class Ranker(Scorer, Protocol):
+    """A scorer that tells what made a score."""
 
     def contributions(self, features: Floats) -> Floats:
         """What each feature adds to the score, and the base in the last column (n, n_features + 1)."""
@@ -135,7 +139,9 @@ class Bundle:
     catalogue: Catalogue
     sources: Mapping[str, Source]
     index: Index
-    ranker: Scorer
+    ranker: Ranker
     calibrate: Callable[[Floats], Floats]
     popular: Ints
     """All items that may stand in when nothing else does, best first."""
+    weighed: Mapping[str, Scorer] = field(default_factory=dict)
+    """By surface, where several objectives make the order; their scores are worths, which need no calibration."""

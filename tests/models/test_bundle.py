@@ -10,6 +10,8 @@ from support import bundles
 
 from headwater.errors import ModelError
 from models.bundle import FILES, META, load_bundle, write_bundle
+from models.calibration import Platt, fit
+from models.heads import Head
 
 
 @pytest.fixture
@@ -56,6 +58,43 @@ def test_contributions_add_up_to_the_score(path):
     assert np.allclose(ranker.contributions(features).sum(1), ranker.score(features), atol=1e-6)
 
 
+OTHERS = [
+    Head("click", bundles.ranker(), Platt(2.0, -1.0)),
+    Head("value", bundles.ranker(), fit([0.0, 1.0], [0, 7.5])),
+]
+
+
+@pytest.fixture
+def several(tmp_path):
+    write_bundle(tmp_path / "8", bundles.trained(objective="order"), bundles.parts(others=OTHERS))
+    return tmp_path / "8"
+
+
+def test_all_heads_come_back_in_order(several):
+    loaded, features = load_bundle(several), bundles.drawn(5, 2)
+    assert [head.name for head in loaded.heads] == ["order", "click", "value"]
+    for head, given in zip(loaded.heads[1:], OTHERS, strict=True):
+        assert np.array_equal(head.expected(features), given.expected(features))
+    assert loaded.heads[0].ranker is loaded.ranker
+
+
+@pytest.mark.parametrize("name", ["ranker.click.txt", "calibrator.value.npz"])
+def test_another_heads_file_is_held_to_its_hash_too(several, name):
+    (several / name).write_bytes((several / name).read_bytes() + b"\n")
+    with pytest.raises(ModelError, match=f"bundle 8: {name} was altered"):
+        load_bundle(several)
+    (several / name).unlink()
+    with pytest.raises(ModelError, match=f"bundle 8: {name} is missing"):
+        load_bundle(several)
+
+
+def test_a_bundle_from_before_there_were_objectives_has_one_head(path):
+    held = json.loads((path / META).read_text())
+    del held["objective"]
+    (path / META).write_text(json.dumps(held))
+    assert [head.name for head in load_bundle(path).heads] == ["purchase"]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_an_altered_file_is_refused_by_name(path, name):
     held = bytearray((path / name).read_bytes())
@@ -97,6 +136,7 @@ def test_a_malformed_description_is_refused_by_field(path, fields):
         ({"popularity": np.zeros(3)}, "popularity.npy is of 3 items, not 12"),
         ({"users": ["u0"]}, "towers.npz is of 3 users, not 1"),
         ({"ranker": bundles.ranker(("a", "b"))}, "ranker.txt reads a, b"),
+        ({"others": [Head("click", bundles.ranker(("a", "b")), Platt(1, 0))]}, "ranker.click.txt reads a, b"),
     ],
 )
 def test_parts_that_do_not_fit_are_never_published(tmp_path, others, named):

@@ -1,14 +1,17 @@
 """The ranker: learned by requests, stopped by later ones, the same twice."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.labelled import NAMES, labelled
 
 from headwater.errors import DataError
 from models import calibration
+from models.contributions import mean_contributions, top_contributions
 from models.evaluation.metrics import mean
 from models.ranking import RankerConfig, fit_ranker, importances, read_rows, split
 
@@ -100,6 +103,62 @@ def test_a_missing_column_is_named(tmp_path):
     pq.write_table(labelled().drop_columns(["habit"]), tmp_path / "part-0.parquet")
     with pytest.raises(DataError, match="no column habit"):
         read_rows(tmp_path, NAMES)
+
+
+def test_candidates_that_were_not_shown_have_no_label_and_are_left_out(tmp_path, rows):
+    table = labelled()
+    shown = np.random.default_rng(3).random(len(table)) < 0.7
+    pq.write_table(table.append_column("shown", pa.array(shown)), tmp_path / "part-0.parquet")
+    read = read_rows(tmp_path, NAMES)
+    assert len(read) == shown.sum()
+    assert read.label.sum() == table.filter(pa.array(shown))["label"].to_numpy().sum()
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "why"),
+    [
+        ("label", pa.array([None, 1, 0], pa.int8()), "label: 1 of 3 training rows"),
+        ("label", pa.array([float("nan"), 1, 0]), "label: 1 of 3 training rows"),
+        ("label", pa.array(["yes", "no", "no"]), "label: string is no number"),
+        ("weight", pa.array([float("inf"), 1, None]), "weight: 2 of 3 training rows"),
+    ],
+)
+def test_a_label_or_weight_that_is_no_number_is_refused(tmp_path, column, values, why):
+    table = labelled().slice(0, 3)
+    table = table.set_column(table.column_names.index(column), column, values)
+    pq.write_table(table, tmp_path / "part-0.parquet")
+    with pytest.raises(DataError, match=why):
+        read_rows(tmp_path, NAMES)
+
+
+def test_features_without_a_value_or_beyond_all_bounds_are_learned_from(rows):
+    odd = rows.features.copy()
+    odd[::5, 0], odd[1::5, 1], odd[2::5, 1] = np.nan, np.inf, -np.inf
+    fitted = fit_ranker(replace(rows, features=odd), NAMES, CONFIG)
+    assert np.isfinite(fitted.ranker.score(odd)).all()
+    assert fitted.ranker.trees is not None
+
+
+@pytest.mark.parametrize(("label", "told"), [(0, "a no"), (1, "a yes")])
+def test_labels_that_tell_nothing_apart_are_refused(rows, label, told):
+    with pytest.raises(DataError, match=f"earlier requests is {told}, so there is nothing to tell apart"):
+        fit_ranker(rows.told_by([label] * len(rows)), NAMES, CONFIG)
+
+
+def test_mean_contributions_are_means_of_the_rows_own(rows, fitted):
+    some = rows.features[:40]
+    every = fitted.ranker.contributions(some)[:, :-1]
+    told = mean_contributions(fitted.ranker, some)
+    assert list(told.values()) == sorted(told.values(), reverse=True)
+    assert told == pytest.approx({name: np.abs(every[:, at]).mean() for at, name in enumerate(NAMES)})
+
+
+def test_top_contributions_are_the_greatest_of_each_row(rows, fitted):
+    some = rows.features[:40]
+    every = fitted.ranker.contributions(some)[:, :-1]
+    for row, found in zip(every, top_contributions(fitted.ranker, some, 2), strict=True):
+        by_size = sorted(zip(NAMES, row.tolist(), strict=True), key=lambda pair: -abs(pair[1]))
+        assert found == [pair for pair in by_size[:2] if pair[1]]
 
 
 def test_no_rows_are_refused(tmp_path):

@@ -14,7 +14,7 @@ from headwater.errors import DataError
 from models.candidates import SOURCES
 from models.encoder import UserEncoder, unit
 from models.interactions import Interactions, assemble
-from models.requests import Sampling, bought_within, draw_requests, number, sample_trips
+from models.requests import Sampling, bought_within, draw_requests, number, sample_trips, spent_within
 from models.retriever import Retriever, assemble_retriever
 from models.trends import DAY_MS
 
@@ -67,6 +67,39 @@ def test_bought_within_is_a_search_through_the_purchases(bought, asked, span):
     found = bought_within(history, users.astype(np.int32), items.astype(np.int32), instants, span)
     expected = [any((u, i) == (a, b) and now <= t < now + span for u, i, t in bought) for a, b, now in asked]
     assert found.tolist() == expected
+
+
+@given(
+    st.lists(st.tuples(lines, st.integers(0, 400)), min_size=1, max_size=25),
+    st.lists(lines, min_size=1, max_size=10), st.integers(1, 30),
+)  # fmt: skip
+@settings(max_examples=100)
+def test_spent_within_is_a_sum_through_the_purchases(bought, asked, span):
+    bought = sorted(bought, key=lambda line: line[0][2])
+    user, item, at = (np.array(column, np.int64) for column in zip(*(line for line, _ in bought), strict=True))
+    cents = np.array([amount for _, amount in bought]) / 100
+    history = Interactions(user.astype(np.int32), item.astype(np.int32), at, 3, 4)
+    users, items, instants = (np.array(column, np.int64) for column in zip(*asked, strict=True))
+    found = spent_within(history, cents, users.astype(np.int32), items.astype(np.int32), instants, span)
+    expected = [
+        sum(amount for (u, i, t), amount in bought if (u, i) == (a, b) and now <= t < now + span) / 100
+        for a, b, now in asked
+    ]
+    assert found.tolist() == expected
+
+
+def test_what_was_spent_within_the_label_s_horizon_is_told_where_it_is_known(retriever, purchases):
+    assert "value" not in draw_requests(retriever, purchases, END, SAMPLING).column_names
+    priced = purchases.assign(value=np.arange(len(purchases)) % 7 + 0.25)
+    priced.loc[::9, "value"] = np.nan
+    rows = draw_requests(retriever, priced, END, SAMPLING).to_pylist()
+    for row in rows[::11]:
+        theirs = priced[(priced["user_id"] == row["user_id"]) & (priced["item_id"] == row["item_id"])]
+        now = row["request_time"]
+        within = theirs[(theirs["event_time"] >= now) & (theirs["event_time"] < now + 10 * DAY_MS)]
+        assert row["value"] == within["value"].fillna(0).sum()
+        assert row["label"] or not row["value"]
+    assert sum(row["value"] > 0 for row in rows) > 50
 
 
 def test_users_are_drawn_alike_and_their_trips_lie_in_the_window(retriever, purchases):

@@ -11,14 +11,16 @@ import pyarrow as pa
 import pytest
 import redis
 
-from headwater.clock import StoredClock
+from headwater.clock import ManualClock, StoredClock
 from headwater.errors import ConfigError, ModelError
 from headwater.plan import DAY_MS, FeaturePlan
+from headwater.registry.manifest import load_plan
 from headwater.settings import Settings, addresses
 from models.bundle import Parts, Trained, write_bundle
 from models.calibration import Calibrator
 from models.candidates import SOURCES
 from models.encoder import UserEncoder, unit
+from models.heads import Head
 from models.ranker import Ranker
 from serving import server as serving_server
 from serving.build import Builder, build_recommender
@@ -52,11 +54,11 @@ text = "bought {value:.0f} times"
 """
 
 
-def trained_ranker(names: tuple[str, ...]) -> Ranker:
+def trained_ranker(names: tuple[str, ...], sign: int = 1) -> Ranker:
     """Trees that learned one thing: own purchases (the third column) matter."""
     rng = np.random.default_rng(3)
     features = rng.integers(0, 10, (400, len(names))).astype(np.float32)
-    data = lightgbm.Dataset(features, features[:, 2].copy(), feature_name=list(names))
+    data = lightgbm.Dataset(features, sign * features[:, 2], feature_name=list(names))
     options = {"verbosity": -1, "num_leaves": 7, "min_data_in_leaf": 5, "num_threads": 1, "seed": 3}
     return Ranker(lightgbm.train(options, data, 20))
 
@@ -75,11 +77,11 @@ def tower() -> UserEncoder:
 
 @pytest.fixture
 def write(settings: Settings, plan: FeaturePlan) -> Callable[..., Path]:
-    """``write(version)`` publishes a bundle of 60 items and two users."""
+    """``write(version)`` publishes a bundle of 60 items and two users, with ``others`` a head of the opposite mind too."""
     (settings.repo / "surfaces.toml").write_text(SURFACES)
     plan.model_copy(update={"repo": str(settings.repo)}).save(settings.manifest_path)
 
-    def publish(version: str, schema_hash: str = plan.schema_hash("recommend")) -> Path:
+    def publish(version: str, schema_hash: str = plan.schema_hash("recommend"), others: bool = False) -> Path:
         names = plan.service("recommend").names
         items = pa.table({
             "item_id": [f"i{n}" for n in range(N)], "name": [f"Item {n}" for n in range(N)],
@@ -88,6 +90,8 @@ def write(settings: Settings, plan: FeaturePlan) -> Callable[..., Path]:
         parts = Parts(
             tower(), items, ["u1", "u2"], trained_ranker(names), Calibrator(np.array([0.0, 10]), np.array([0.1, 0.9])),
             popularity=np.arange(N, 0, -1), trending=np.arange(N),
+            others=[Head("click", trained_ranker(names, -1), Calibrator(np.array([-10.0, 0]), np.array([0.1, 0.9])))]
+            if others else (),
         )  # fmt: skip
         trained = Trained(
             created_ms=NOW, service="recommend", feature_schema_hash=schema_hash, feature_names=names,
@@ -187,6 +191,42 @@ def test_a_source_that_the_file_misspells_is_named(write, settings):
     write("v1")
     (settings.repo / "surfaces.toml").write_text(SURFACES.replace("trending = 5", "trendy = 5"))
     with pytest.raises(ConfigError, match="trendy"):
+        build_recommender(settings, "v1")
+
+
+OBJECTIVES = """
+[objectives.purchase]
+column = "label"
+[objectives.click]
+column = "click"
+learn = "binary"
+[weights.home]
+purchase = 1.0
+click = {click}
+"""
+
+
+@pytest.mark.integration
+def test_weights_change_the_order_without_training(write, settings, valkey_client, put):
+    put(valkey_client, "user_item", {("u1", "i5"): 9, ("u1", "i8"): 1})
+    folder = write("v1", others=True)
+
+    def first(click: float) -> str:
+        (settings.repo / "objectives.toml").write_text(OBJECTIVES.format(click=click))
+        builder = Builder(valkey_client, ManualClock(NOW), Discard(), Telemetry())
+        funnel = builder.build(load_plan(settings.repo), folder)
+        return funnel.recommend(funnel.request("u1", include=["i5", "i8", "i30"])).items[0].item_id
+
+    assert first(0.0) == "i5"
+    assert first(5.0) == "i30"
+    assert first(0.0) == "i5"
+
+
+def test_weights_of_a_surface_that_there_is_not_are_refused_by_name(write, settings):
+    write("v1")
+    text = OBJECTIVES.format(click=1).replace("weights.home", "weights.hone")
+    (settings.repo / "objectives.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"weights.hone: no such surface. Choose from home"):
         build_recommender(settings, "v1")
 
 

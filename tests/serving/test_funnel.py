@@ -204,6 +204,22 @@ class TestDegraded:
         assert ranked.degraded == ("calibrate",)
         assert ranked.items[0].score > 1
 
+    @pytest.mark.integration
+    def test_a_surface_of_several_objectives_is_ordered_by_its_own_scorer_and_needs_no_calibration(
+        self, funnel, stocked, bundle
+    ):
+        class Backwards:
+            def score(self, features):
+                return -bundle.ranker.score(features)
+
+        whole = funnel(stocked, bundle=replace(bundle, weighed={"discover": Backwards()}))
+        first, usual = (whole.recommend(whole.request("u1", surface)).items[0] for surface in ("discover", "home"))
+        assert usual.item_id == "i5"
+        assert 0.5 < usual.score < 1  # calibrated
+        assert first.item_id not in {"i5", "i7", "i40"}
+        assert first.score <= 0
+        assert funnel(stocked).recommend(whole.request("u1")).items == whole.recommend(whole.request("u1")).items
+
     def test_without_anything_what_is_popular_is_shown(self, funnel, bundle):
         sources = dict.fromkeys(bundle.sources, Broken())
         broken = replace(bundle, sources=sources, ranker=Broken(), calibrate=Broken().calibrate)
