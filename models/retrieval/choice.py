@@ -31,10 +31,15 @@ def silent(told: str) -> None:
     """Tell nobody."""
 
 
+def popularities() -> Sequence[Popularity]:
+    """All alike first, then those that forget ever faster."""
+    return [Popularity(), *(Popularity(share) for share in (0.3, 0.1, 0.03, 0.01, 0.003))]
+
+
 def settings_of(name: str, users: Users, items: Items, words: Words) -> Sequence[Model]:
     """What is learned with each setting and then asked in each variant, the usual first."""
     if name == "popularity":
-        return [Popularity(), *(Popularity(share) for share in (0.3, 0.1, 0.03, 0.01, 0.003))]
+        return popularities()
     if name == "itemknn":
         return [ItemNeighbours(shrink=shrink) for shrink in (10, 0, 3, 30, 100)]
     if name == "ease":

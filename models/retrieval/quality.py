@@ -13,6 +13,7 @@ from models.evaluation.exposure import diversity, gini, novelty, popularity_show
 from models.evaluation.metrics import METRICS, PAD, Ints, Relevance, coverage, mean, ndcg, paired_bootstrap, recall
 from models.interactions import Interactions, Items
 from models.retrieval.choice import JUDGED_BY, Progress, choose, hold_out, settings_of, silent
+from models.retrieval.newcomers import Welcoming, choose_rule
 from models.retrieval.pipeline import choose_pipeline
 from models.retrieval.popularity import Popularity
 from models.retrieval.protocol import Lists, best, pairs
@@ -38,15 +39,17 @@ def run(
         choice = choose_pipeline(settings, _kinds(task.items), held, repeats, until, progress)
     else:
         choice = choose(settings_of(name, *known), held, repeats, until, progress)
-    lists = best(choice.model.fit(task.log), task.log, task.test_users, k, repeats)
-    rule = best(Popularity().fit(task.log), task.log, task.test_users, k, repeats)
+    rule = choose_rule(choice, task.log, held, repeats, traits=task.users.traits.size > 0)
+    model = choice.model if rule is None else Welcoming(choice.model, rule)
+    lists = best(model.fit(task.log), task.log, task.test_users, k, repeats)
+    popular = best(Popularity().fit(task.log), task.log, task.test_users, k, repeats)
     found = {
-        "model": str(choice.model), "validation_ndcg@10": round(choice.score, 5), "settings_tried": choice.tried,
-        "settings_untried": choice.untried, "validation_users": len(held.users), **task.counts,
+        "model": str(choice.model), "new_users_by": str(rule or choice.model),
+        "validation_ndcg@10": round(choice.score, 5), "settings_tried": choice.tried, "settings_untried": choice.untried, "validation_users": len(held.users), **task.counts,
         **judged(task, lists.items), **exposed(task, lists.items),
         "segments": by_segment(task, lists.items), "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip
-    gain = paired_bootstrap(_ndcg(task, lists.items), _ndcg(task, rule.items), SEED)
+    gain = paired_bootstrap(_ndcg(task, lists.items), _ndcg(task, popular.items), SEED)
     found["ndcg@10_over_popularity"] = [round(gain.mean, 5), round(gain.low, 5), round(gain.high, 5)]
     return lists, found
 
