@@ -135,7 +135,7 @@ def test_a_model_that_knows_new_users_by_their_traits_answers_them_itself() -> N
         def scores(self, users: Any) -> Any:
             return np.eye(N_ITEMS, dtype=np.float32)[4 + users % 4]
 
-    chosen = choice.Choice(Oracle(), Wanted(), 1.0, {}, 0)
+    chosen = choice.Choice(Oracle(), 1.0, {}, 0, held.before, Wanted())
     assert choose_rule(chosen, log, held, False, traits=True) is None
     assert choose_rule(chosen, log, held, False, traits=False) is not None
 
