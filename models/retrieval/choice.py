@@ -2,18 +2,22 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.evaluation.metrics import Floats, Ints, Relevance, mean, ndcg
-from models.interactions import Interactions, Items, Users
+from models.interactions import Interactions
+from models.retrieval.checkpoint import DONE, TIME, Checkpoint
 from models.retrieval.ease import Ease
 from models.retrieval.neighbours import ItemNeighbours
 from models.retrieval.popularity import Popularity
 from models.retrieval.protocol import Model, Scorer, best
-from models.retrieval.sequence import Sequences, Words
+from models.retrieval.sequence import Sequences
+from models.retrieval.task import Task
 from models.retrieval.towers import Towers
 
 JUDGED_BY = 10
@@ -31,29 +35,28 @@ def silent(told: str) -> None:
     """Tell nobody."""
 
 
-def settings_of(name: str, users: Users, items: Items, words: Words) -> Sequence[Model]:
-    """What is learned with each setting and then asked in each variant, the usual first."""
+def popularities() -> Sequence[Popularity]:
+    """All alike first, then those that forget ever faster."""
+    return [Popularity(), *(Popularity(share) for share in (0.3, 0.1, 0.03, 0.01, 0.003))]
+
+
+def settings_of(name: str, task: Task, folder: Path | None = None) -> Sequence[Model]:
+    """What is learned with each setting and then asked in each variant, the usual first.
+
+    Parameters
+    ----------
+    folder
+        Where those that take long keep the states of their training.
+    """
     if name == "popularity":
-        return [Popularity(), *(Popularity(share) for share in (0.3, 0.1, 0.03, 0.01, 0.003))]
+        return popularities()
     if name == "itemknn":
         return [ItemNeighbours(shrink=shrink) for shrink in (10, 0, 3, 30, 100)]
     if name == "ease":
         return [Ease(least) for least in (200, 50, 800, 10, 3_000)]
-    return [Towers(users, items), Sequences(words)]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A model with the settings that were best, as it learned what came before what was held out.
-
-    ``score`` is its NDCG, ``tried`` that of all settings, ``untried`` how many there was no time for.
-    """
-
-    model: Model
-    scorer: Scorer
-    score: float
-    tried: Mapping[str, float]
-    untried: int
+    towers = Towers(task.users, task.items, checkpoint=folder)
+    sequences = Sequences(task.words, checkpoint=folder)
+    return [towers, sequences, *([replace(sequences, gaps=True)] if task.timed else [])]
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,30 @@ def hold_out(log: Interactions, since: int | None, repeats: bool, seed: int = 7)
     return HeldOut(kept, relevance.users, relevance)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A model with the settings that were best.
+
+    ``score`` is its NDCG, ``tried`` that of all settings, ``untried`` how many there was no time for; ``before`` is
+    what it learned, and ``made`` what came of it, if that was kept.
+    """
+
+    model: Model
+    score: float
+    tried: Mapping[str, float]
+    untried: int
+    before: Interactions = field(repr=False)
+    made: Scorer | None = field(default=None, repr=False)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model as it learned what came before what was held out, learned again if that was not kept."""
+        return self.model.fit(self.before) if self.made is None else self.made
+
+
 def choose(
     settings: Sequence[Model], held: HeldOut, repeats: bool, until: float,
-    progress: Progress = silent,
+    progress: Progress = silent, checkpoint: Checkpoint | None = None,
 ) -> Choice:  # fmt: skip
     """Try a model's settings until the time is up, the usual ones at least, and return the best.
 
@@ -97,28 +121,64 @@ def choose(
     ----------
     until
         Instant of ``time.monotonic`` after which no more is tried; a setting that took so long before is not begun.
+    checkpoint
+        What it holds is not tried again, and is added to.
     """
-    tried: dict[str, float] = {}
-    best_of_all: tuple[float, Model, Scorer] | None = None
-    begun = 0
+    checkpoint = checkpoint or Checkpoint()
+    trials: list[_Trial] = []
     for setting in settings:
-        begun += 1
-        began, best_here, worse = time.monotonic(), -1.0, 0
-        for model, scorer in setting.variants(held.before):
-            score = judge(scorer, held, repeats)
-            tried[str(model)] = round(score, 5)
-            progress(f"{model}: {score:.4f}")
-            best_here, worse = (score, 0) if score > best_here else (best_here, worse + 1)
-            if best_of_all is None or score > best_of_all[0]:
-                best_of_all = score, model, scorer
-            if worse >= setting.patience or time.monotonic() > until:
-                break
-        if 2 * time.monotonic() - began > until:
+        began = time.monotonic()
+        for trial in trials:
+            trial.made = None  # which may be large, while the next setting's is made
+        trials.append(_try(setting, held, repeats, until, progress, checkpoint))
+        if checkpoint.over(setting) is None:
+            checkpoint.end(setting, DONE if 2 * time.monotonic() - began <= until else TIME)
+        if checkpoint.over(setting) == TIME:
             break
-        del scorer  # which may be large, while the next setting's is made
-    assert best_of_all is not None
-    score, model, scorer = best_of_all
-    return Choice(model, scorer, score, tried, len(settings) - begun)
+    best_of_all = max(trials, key=lambda trial: trial.score)
+    tried = {name: round(score, 5) for trial in trials for name, score in trial.tried.items()}
+    left = len(settings) - len(trials)
+    return Choice(best_of_all.model, best_of_all.score, tried, left, held.before, best_of_all.made)
+
+
+@dataclass
+class _Trial:
+    """The best variant of a setting so far, and how many in a row were no better since."""
+
+    model: Model
+    score: float = -1.0
+    made: Scorer | None = None
+    worse: int = 0
+    tried: dict[str, float] = field(default_factory=dict)
+
+    def add(self, model: Model, score: float, made: Scorer | None) -> None:
+        self.tried[str(model)] = score
+        if score > self.score:
+            self.model, self.score, self.made, self.worse = model, score, made, 0
+        else:
+            self.worse += 1
+
+
+def _try(
+    setting: Model, held: HeldOut, repeats: bool, until: float, progress: Progress, checkpoint: Checkpoint
+) -> _Trial:
+    trial = _Trial(setting)
+    for model, score in checkpoint.tried(setting):
+        trial.add(model, score, None)
+    if checkpoint.over(setting) is not None:
+        return trial
+    for model, scorer in setting.variants(held.before):
+        if trial.worse >= setting.patience:
+            break
+        if str(model) in trial.tried:
+            continue
+        score = judge(scorer, held, repeats)
+        checkpoint.add(setting, model, score)
+        trial.add(model, score, scorer)
+        progress(f"{model}: {score:.4f}")
+        if trial.worse >= setting.patience or time.monotonic() > until:
+            break
+    return trial
 
 
 def judge(scorer: Scorer, held: HeldOut, repeats: bool) -> float:

@@ -64,7 +64,7 @@ class Ease:
         if log.n_items > MOST_ITEMS:
             mixed = np.sort(popular_first(log)[:MOST_ITEMS])
         had = pairs(log)[:, mixed]
-        weights = self._weights(np.asfortranarray((had.T @ had).toarray(), np.float32))
+        weights = self._weights((had.T @ had).astype(np.float32).toarray(order="F"))
         return _Scores(profiles(log, self.decay), mixed, weights, below_zero(log))
 
     def variants(self, log: Interactions) -> Iterator[tuple["Ease", _Scores]]:

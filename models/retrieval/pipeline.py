@@ -18,6 +18,7 @@ from models.interactions import Interactions
 from models.ranker import Ranker
 from models.ranking import RankerConfig, Rows
 from models.ranking import grow as grow_trees
+from models.retrieval.checkpoint import Checkpoint
 from models.retrieval.choice import JUDGED_BY, Choice, HeldOut, Progress, choose, judge_each, silent
 from models.retrieval.facts import Facts
 from models.retrieval.popularity import below_zero
@@ -138,7 +139,7 @@ class _Scores:
 
 def choose_pipeline(
     settings: Mapping[str, Sequence[Model]], codes: Mapping[str, Ints], held: HeldOut, repeats: bool, until: float,
-    progress: Progress = silent,
+    progress: Progress = silent, checkpoint: Checkpoint | None = None,
 ) -> Choice:  # fmt: skip
     """Choose each model's settings, grow trees on what they find, and return the whole; or the best model, if better.
 
@@ -147,12 +148,14 @@ def choose_pipeline(
     until
         Instant of ``time.monotonic`` after which no more is tried; each model but the last may take a fifth of what is
         left, since the last is the one that takes long.
+    checkpoint
+        What it holds is not tried again, and is added to; the trees are grown again.
     """
     choices: dict[str, Choice] = {}
     for at, (name, some) in enumerate(settings.items(), 1):
         now = time.monotonic()
         share = 1.0 if at == len(settings) else 0.2
-        choices[name] = choose(some, held, repeats, now + share * max(until - now, 0.0), progress)
+        choices[name] = choose(some, held, repeats, now + share * max(until - now, 0.0), progress, checkpoint)
     tried = {setting: score for choice in choices.values() for setting, score in choice.tried.items()}
     untried = sum(choice.untried for choice in choices.values())
     single = max(choices.values(), key=lambda choice: choice.score)
@@ -167,7 +170,8 @@ def choose_pipeline(
     if score <= alone:
         return replace(single, tried=tried, untried=untried)
     model = Pipeline({name: choice.model for name, choice in choices.items()}, grown.trees, codes, repeats)
-    return Choice(model, _Scores(sources, grown.trees), score, tried | {"trees": round(score, 5)}, untried)
+    tried |= {"trees": round(score, 5)}
+    return Choice(model, score, tried, untried, held.before, _Scores(sources, grown.trees))
 
 
 @dataclass(frozen=True)

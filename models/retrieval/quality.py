@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 from models.evaluation.exposure import diversity, gini, novelty, popularity_shown
 from models.evaluation.metrics import METRICS, PAD, Ints, Relevance, coverage, mean, ndcg, paired_bootstrap, recall
 from models.interactions import Interactions, Items
+from models.retrieval.checkpoint import Checkpoint, fingerprint
 from models.retrieval.choice import JUDGED_BY, Progress, choose, hold_out, settings_of, silent
+from models.retrieval.newcomers import Welcoming, choose_rule
 from models.retrieval.pipeline import choose_pipeline
 from models.retrieval.popularity import Popularity
 from models.retrieval.protocol import Lists, best, pairs
@@ -25,28 +27,45 @@ SOURCES = ("popularity", "itemknn", "ease", "retriever")
 """What the pipeline asks; the last takes longest."""
 
 
+def checkpoint_of(task: Task, name: str, repeats: bool, minutes: float, folder: Path) -> Checkpoint:
+    """What this very run has found so far, in a folder that others may use too."""
+    told = name, repeats, minutes, task.timed, task.span_ms
+    arrays = task.log.user, task.log.item, task.log.at_ms, task.words.numbers, task.words.ends, task.users.traits
+    run = fingerprint(*told, task.users.ids.values, task.items.ids.values, *arrays, *task.items.codes.items())
+    return Checkpoint(folder / run[:16])
+
+
 def run(
-    task: Task, name: str, repeats: bool, k: int, minutes: float, progress: Progress = silent
-) -> tuple[Lists, dict[str, Any]]:
-    """Choose the model's settings by what its own log ends with, train it on all of that, and judge its lists."""
-    began = time.monotonic()
+    task: Task, name: str, repeats: bool, k: int, minutes: float, progress: Progress = silent,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Lists, dict[str, Any]]:  # fmt: skip
+    """Choose the model's settings by what its own log ends with, train it on all of that, and judge its lists.
+
+    Parameters
+    ----------
+    minutes
+        Half of them may go into the choice, with those of the runs that the checkpoint is of.
+    """
+    checkpoint = checkpoint or Checkpoint()
     held = hold_out(task.log, None if task.span_ms is None else _validation_since(task.log, task.span_ms), repeats)
-    until = began + 60 * minutes / 2
-    known = task.users, task.items, task.words
+    until = checkpoint.began + 60 * minutes / 2
+    settings = {one: settings_of(one, task, checkpoint.folder) for one in (SOURCES if name == PIPELINE else [name])}
     if name == PIPELINE:
-        settings = {one: settings_of(one, *known) for one in SOURCES}
-        choice = choose_pipeline(settings, _kinds(task.items), held, repeats, until, progress)
+        choice = choose_pipeline(settings, _kinds(task.items), held, repeats, until, progress, checkpoint)
     else:
-        choice = choose(settings_of(name, *known), held, repeats, until, progress)
-    lists = best(choice.model.fit(task.log), task.log, task.test_users, k, repeats)
-    rule = best(Popularity().fit(task.log), task.log, task.test_users, k, repeats)
+        choice = choose(settings[name], held, repeats, until, progress, checkpoint)
+    rule = choose_rule(choice, task.log, held, repeats, traits=task.users.traits.size > 0)
+    model = choice.model if rule is None else Welcoming(choice.model, rule)
+    lists = best(model.fit(task.log), task.log, task.test_users, k, repeats)
+    popular = best(Popularity().fit(task.log), task.log, task.test_users, k, repeats)
     found = {
-        "model": str(choice.model), "validation_ndcg@10": round(choice.score, 5), "settings_tried": choice.tried,
+        "model": str(choice.model), "new_users_by": str(rule or choice.model),
+        "validation_ndcg@10": round(choice.score, 5), "settings_tried": choice.tried,
         "settings_untried": choice.untried, "validation_users": len(held.users), **task.counts,
         **judged(task, lists.items), **exposed(task, lists.items),
-        "segments": by_segment(task, lists.items), "seconds": round(time.monotonic() - began, 1),
+        "segments": by_segment(task, lists.items), "seconds": round(time.monotonic() - checkpoint.began, 1),
     }  # fmt: skip
-    gain = paired_bootstrap(_ndcg(task, lists.items), _ndcg(task, rule.items), SEED)
+    gain = paired_bootstrap(_ndcg(task, lists.items), _ndcg(task, popular.items), SEED)
     found["ndcg@10_over_popularity"] = [round(gain.mean, 5), round(gain.low, 5), round(gain.high, 5)]
     return lists, found
 

@@ -6,142 +6,31 @@ and cosines for scores. An item is its own row and, where the catalogue tells of
 that an item nobody has had yet has a vector too.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from headwater.errors import ModelError
 from models.evaluation.metrics import Ints
 from models.interactions import Interactions
+from models.retrieval.checkpoint import fingerprint
+from models.retrieval.losses import NEVER, gbce, softmax
 from models.retrieval.protocol import Float32s
+from models.retrieval.transformer import Longs, SequenceConfig, SequenceTowers, Words, classes
 from models.two_tower import pick_device
 
-Longs = npt.NDArray[np.int64]
 SCORED_AT_A_TIME = 2_048
 MANY = 2_000_000
 """Interactions from which on every epoch makes a variant."""
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceConfig:
-    """What decides the result, with the seed and the number of epochs.
-
-    Two threads wait for each other: beside other work they took a hundred times as long as one.
-    """
-
-    length: int = 50
-    dim: int = 128
-    blocks: int = 2
-    heads: int = 2
-    dropout: float = 0.5
-    batch: int = 128
-    negatives: int = 2_048
-    temperature: float = 0.1
-    learning_rate: float = 0.001
-    weight_decay: float = 0.1
-    threads: int = 1
-    seed: int = 7
-
-
-@dataclass(frozen=True)
-class Words:
-    """What the catalogue tells of each item: ``numbers`` end to end, those of item i end at ``ends[i + 1]``."""
-
-    numbers: Longs
-    ends: Longs
-    n_words: int
-
-    @classmethod
-    def of(cls, texts: Sequence[Sequence[str]]) -> "Words":
-        """Number the words of each item; one that a single item has tells nothing, and is left out."""
-        counts = Counter(word for words in texts for word in set(words))
-        number = {word: at for at, word in enumerate(sorted(word for word, count in counts.items() if count > 1))}
-        held = [[number[word] for word in dict.fromkeys(words) if word in number] for words in texts]
-        return cls(
-            np.array([word for words in held for word in words], np.int64),
-            np.cumsum([0, *map(len, held)]).astype(np.int64), len(number),
-        )  # fmt: skip
-
-    def of_items(self, items: Longs) -> tuple[Longs, Longs]:
-        """Words of some items end to end, and where each item's begin, and the end of all (len(items) + 1,)."""
-        sizes = self.ends[items + 1] - self.ends[items]
-        begins = np.cumsum([0, *sizes])
-        return self.numbers[np.repeat(self.ends[items] - begins[:-1], sizes) + np.arange(begins[-1])], begins
-
-
-class Block(nn.Module):
-    """Attention to what came before, and two layers, each added to what it is given."""
-
-    def __init__(self, config: SequenceConfig) -> None:
-        super().__init__()
-        self.heads, self.dropout = config.heads, config.dropout
-        self.before, self.between = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
-        self.joined = nn.Linear(config.dim, 3 * config.dim)
-        self.out = nn.Linear(config.dim, config.dim)
-        self.layers = nn.Sequential(
-            nn.Linear(config.dim, 4 * config.dim), nn.GELU(), nn.Dropout(config.dropout),
-            nn.Linear(4 * config.dim, config.dim),
-        )  # fmt: skip
-
-    def forward(self, states: Tensor) -> Tensor:
-        n, length, dim = states.shape
-        parts = self.joined(self.before(states)).view(n, length, 3, self.heads, dim // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        kept = self.dropout if self.training else 0.0
-        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=kept)
-        states = states + self._dropped(self.out(seen.transpose(1, 2).reshape(n, length, dim)))
-        return states + self._dropped(self.layers(self.between(states)))
-
-    def _dropped(self, states: Tensor) -> Tensor:
-        return functional.dropout(states, self.dropout, self.training)
-
-
-class SequenceTowers(nn.Module):
-    """Both towers."""
-
-    def __init__(self, n_items: int, words: Words, config: SequenceConfig) -> None:
-        super().__init__()
-        self.config, self.words = config, words
-        self.own = nn.Embedding(n_items, config.dim)
-        self.word = nn.EmbeddingBag(max(words.n_words, 1), config.dim, mode="mean", include_last_offset=True)
-        self.place = nn.Embedding(config.length, config.dim)
-        for rows in (self.own, self.word, self.place):
-            nn.init.normal_(rows.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
-        self.after = nn.LayerNorm(config.dim)
-
-    def items(self, items: Longs) -> Tensor:
-        """Rows of some items (len(items), dim)."""
-        device = self.own.weight.device
-        rows: Tensor = self.own(torch.from_numpy(items).to(device))
-        if not self.words.n_words:
-            return rows
-        numbers, begins = (torch.from_numpy(part).to(device) for part in self.words.of_items(items))
-        told: Tensor = self.word(numbers, begins)
-        return rows + told
-
-    def forward(self, sequences: Tensor, items: Tensor) -> Tensor:
-        """What a user is like after each place (n, length, dim).
-
-        Parameters
-        ----------
-        sequences : (n, length)
-            Rows of ``items``, oldest first; what they are filled up with at the end changes nothing before it.
-        """
-        states = items[sequences] * self.config.dim**0.5 + self.place.weight[: sequences.shape[1]]
-        states = functional.dropout(states, self.config.dropout, self.training)
-        for block in self.blocks:
-            states = block(states)
-        after: Tensor = self.after(states)
-        return after
 
 
 @dataclass(frozen=True)
@@ -161,36 +50,56 @@ class Sequences:
     ----------
     epochs
         Passes over all sequences.
+    gaps
+        Whether times count, beside the order.
     most_epochs, every
         Variants are made after each ``every`` epochs, up to so many.
+    checkpoint
+        Folder in which the state after each epoch is kept, and taken up again.
     """
 
     words: Words = field(repr=False)
     config: SequenceConfig = field(default=SequenceConfig(), repr=False)
     epochs: int = 20
+    gaps: bool = False
     most_epochs: int = field(default=120, repr=False)
     every: int = field(default=4, repr=False)
+    checkpoint: Path | None = field(default=None, repr=False)
     patience: ClassVar[int] = 3
 
     def fit(self, log: Interactions) -> _Scores:
-        training = Training(log, self.words, self.config)
-        for _ in range(self.epochs):
+        training = self._begun(log, self.epochs)
+        while training.done < self.epochs:
             training.epoch()
         return training.export()
 
     def variants(self, log: Interactions) -> Iterator[tuple["Sequences", _Scores]]:
-        training = Training(log, self.words, self.config)
+        training = self._begun(log, self.most_epochs)
         every = self.every if len(log) < MANY else 1
-        for epoch in range(1, self.most_epochs + 1):
+        while True:
+            if training.done and training.done % every == 0:
+                yield replace(self, epochs=training.done), training.export()
+            if training.done >= self.most_epochs:
+                return
             training.epoch()
-            if epoch % every == 0:
-                yield replace(self, epochs=epoch), training.export()
+
+    def _begun(self, log: Interactions, most: int) -> "Training":
+        return Training(log, self.words, replace(self.config, gaps=self.gaps), self.checkpoint, most)
 
 
 class Training:
-    """Epochs over the sequences of a log; an epoch depends on the seed and its number alone."""
+    """Epochs over the sequences of a log; an epoch depends on the state before it, the seed and its number alone.
 
-    def __init__(self, log: Interactions, words: Words, config: SequenceConfig) -> None:
+    Parameters
+    ----------
+    folder
+        Where the state after each epoch is kept. What is there of this very training is taken up, unless it has had
+        more epochs than ``most``.
+    """
+
+    def __init__(
+        self, log: Interactions, words: Words, config: SequenceConfig, folder: Path | None = None, most: int = 0
+    ) -> None:
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
         self.config, self.device = config, pick_device()
@@ -199,11 +108,17 @@ class Training:
         self.item = log.item[order].astype(np.int64)
         self.had = np.unique(self.item)  # what nobody has had is no negative: it would be pushed away from everybody
         self.bounds = np.searchsorted(log.user[order], np.arange(log.n_users + 1))
+        self.gap = classes(log.at_ms[order], self.bounds[:-1][np.diff(self.bounds) > 0])
         self.windows = _windows(self.bounds, config.length + 1)
         self.towers = SequenceTowers(log.n_items, words, config).to(self.device)
-        self.optimiser = torch.optim.AdamW(
-            self.towers.parameters(), config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
-        )
+        self.optimisers = _optimisers(self.towers, config)
+        self.file = None
+        if folder is not None:
+            told = fingerprint(
+                config, words.numbers, words.ends, log.n_users, log.n_items, log.user, log.item, log.at_ms
+            )
+            self.file = folder / f"sequences-{told[:16]}.pt"
+            self._resume(self.file, most)
 
     def epoch(self) -> float:
         """Pass over all sequences once; the mean loss, nats.
@@ -215,11 +130,14 @@ class Training:
         """
         self.towers.train()
         generator = np.random.default_rng([self.config.seed, self.done])
+        torch.manual_seed(int(generator.integers(2**63)))  # for the dropout
         losses = [self._step(self.windows[rows], generator) for rows in self._batches(generator)]
         self.done += 1
         loss = float(np.mean(losses)) if losses else 0.0
         if not np.isfinite(loss):
             raise ModelError(f"sequences: the loss of epoch {self.done} is {loss}. Choose a lower learning rate.")
+        if self.file is not None:
+            self._save(self.file)
         return loss
 
     @torch.no_grad()
@@ -233,7 +151,8 @@ class Training:
         by_size = np.argsort(ends - firsts, kind="stable")
         by_size = by_size[(ends > firsts)[by_size]]
         for who in np.array_split(by_size, range(SCORED_AT_A_TIME, len(by_size), SCORED_AT_A_TIME)):
-            states = self.towers(self._tensor(self._cut(np.stack([firsts[who], ends[who]], 1))), items)
+            held, gaps = self._cut(np.stack([firsts[who], ends[who]], 1))
+            states = self._states(held, items, gaps)
             last = self._tensor(ends[who] - firsts[who] - 1)
             users[self._tensor(who)] = states[torch.arange(len(who), device=self.device), last]
         vectors = (functional.normalize(part, dim=-1) for part in (users, items))
@@ -249,33 +168,82 @@ class Training:
             yield parts[at]
 
     def _step(self, windows: Longs, generator: np.random.Generator) -> float:
-        held = self._cut(windows)
+        held, gaps = self._cut(windows)
         rows, places = np.nonzero(np.arange(1, held.shape[1]) < (windows[:, 1] - windows[:, 0])[:, None])
         drawn = self.had[generator.integers(0, len(self.had), min(self.config.negatives, len(self.had)))]
         touched, number = np.unique(np.concatenate([held.ravel(), drawn]), return_inverse=True)
         local, negatives = number[: held.size].reshape(held.shape), number[held.size :]
         items = self.towers.items(touched)
-        states = self.towers(self._tensor(local[:, :-1]), items)[self._tensor(rows), self._tensor(places)]
+        states = self._states(local[:, :-1], items, gaps[:, :-1])[self._tensor(rows), self._tensor(places)]
         states = functional.normalize(states, dim=-1) / self.config.temperature
         vectors = functional.normalize(items, dim=-1)
         wanted, others = self._tensor(local[rows, places + 1]), self._tensor(negatives)
         own = (states * vectors[wanted]).sum(1)
-        against = (states @ vectors[others].T).masked_fill(wanted[:, None] == others, -torch.inf)
-        loss = (torch.logaddexp(own, torch.logsumexp(against, 1)) - own).mean()
-        self.optimiser.zero_grad(set_to_none=True)
+        against = (states @ vectors[others].T).masked_fill(wanted[:, None] == others, NEVER)
+        loss = self._loss(own, against).mean()
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         return float(loss.detach())
 
-    def _cut(self, windows: Longs) -> Longs:
-        """Items of stretches, filled up with any item (n, length of the longest, at least one)."""
+    def _loss(self, own: Tensor, against: Tensor) -> Tensor:
+        if self.config.loss == "softmax":
+            return softmax(own, against)
+        return gbce(own, against, against.shape[1] / max(len(self.had) - 1, 1), self.config.calibration)
+
+    def _states(self, sequences: Longs, items: Tensor, gaps: Longs) -> Tensor:
+        """What users are like after each place; in bfloat16 within, where a GPU has it."""
+        halved = self.device == "cuda" and torch.cuda.is_bf16_supported()
+        with torch.autocast(self.device, torch.bfloat16, enabled=halved):
+            states: Tensor = self.towers(self._tensor(sequences), items, self._tensor(gaps))
+        return states.float()
+
+    def _cut(self, windows: Longs) -> tuple[Longs, Longs]:
+        """Items of stretches and their gaps, filled up with any (n, length of the longest, at least one)."""
         sizes = windows[:, 1] - windows[:, 0]
         places = windows[:, :1] + np.arange(max(int(sizes.max(initial=0)), 1))
-        found: Longs = np.append(self.item, 0)[np.minimum(places, len(self.item))]
-        return found
+        places = np.minimum(places, len(self.item))
+        return np.append(self.item, 0)[places], np.append(self.gap, 0)[places]
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def _save(self, file: Path) -> None:
+        state = {
+            "done": self.done, "towers": self.towers.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }  # fmt: skip
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(".partial")
+        torch.save(state, draft)
+        draft.replace(file)
+
+    def _resume(self, file: Path, most: int) -> None:
+        if not file.exists():
+            return
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise ModelError(f"{file}: cannot be read, {error}. Delete it to begin anew.") from None
+        if state["done"] > most:
+            return
+        self.towers.load_state_dict(state["towers"])
+        for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(held)
+        self.done = state["done"]
+
+
+def _optimisers(towers: SequenceTowers, config: SequenceConfig) -> list[torch.optim.Optimizer]:
+    """AdamW; item rows of which a step moves a few alone have an Adam of their own."""
+    rate, betas = config.learning_rate, (0.9, 0.98)
+    sparse = [towers.own.weight] if towers.own.sparse else []
+    dense = [one for one in towers.parameters() if all(one is not other for other in sparse)]
+    both: list[torch.optim.Optimizer] = [torch.optim.AdamW(dense, rate, betas, weight_decay=config.weight_decay)]
+    if sparse:
+        both.append(torch.optim.SparseAdam(sparse, rate, betas))
+    return both
 
 
 def _windows(bounds: Longs, longest: int) -> Longs:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from headwater.errors import DataError
 from models.evaluation.metrics import Ints, Relevance
 from models.interactions import Ids, Interactions, Items, Users
-from models.retrieval.sequence import Words
+from models.retrieval.transformer import Words
 
 NO_WISH = ("impression", "return")
 """Types of events that do not say that somebody wanted an item."""
@@ -30,6 +30,8 @@ class Task:
         What may be shown: everything that was trained on, or listed.
     wanted
         What test users had; items that may not be shown have numbers behind all others.
+    timed
+        Whether the log has times, beside its order.
     span_ms
         How long what is judged took, if all of it happened after all that is learned from.
     """
@@ -40,6 +42,7 @@ class Task:
     log: Interactions
     wanted: Relevance
     test_users: Ints
+    timed: bool
     span_ms: int | None
     counts: Mapping[str, int]
 
@@ -71,8 +74,8 @@ def read_task(train: Path, test: Path, repeats: bool, items: Path | None = None,
     )
     if not len(wanted.users):
         raise DataError(f"{test}: every item in it was had before, so nothing is left to find. Pass --repeats allow.")
-    span = None
-    if _TIME in learned.column_names and _TIME in judged.column_names:
+    timed, span = _TIME in learned.column_names, None
+    if timed and _TIME in judged.column_names:
         first, last = (int(of(judged[_TIME]).as_py()) for of in (pc.min, pc.max))
         span = last - first + 1 if first >= int(log.at_ms[-1]) else None
     counts = {
@@ -80,7 +83,8 @@ def read_task(train: Path, test: Path, repeats: bool, items: Path | None = None,
         "test_of_unknown_items": int(never.sum()), "users": len(user_ids), "test_users": len(wanted.users),
         "new_test_users": int((np.bincount(log.user, minlength=len(user_ids))[wanted.users] == 0).sum()),
     }  # fmt: skip
-    return Task(people, catalogue, Words.of(_texts(listed, item_ids)), log, wanted, wanted.users, span, counts)
+    words = Words.of(_texts(listed, item_ids))
+    return Task(people, catalogue, words, log, wanted, wanted.users, timed, span, counts)
 
 
 def _read(path: Path) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -30,18 +31,25 @@ class Towers:
     ----------
     passes
         Over the log; a small one is passed more often, as the trainer decides.
+    checkpoint
+        Folder in which the state after each epoch is kept, and taken up again.
     """
 
     users: Users = field(repr=False)
     items: Items = field(repr=False)
     passes: int = 2
+    checkpoint: Path | None = field(default=None, repr=False)
     patience: ClassVar[int] = ALL_OF_THEM
 
     def fit(self, log: Interactions) -> _Scores:
         from models.two_tower import TowerConfig, Trainer
 
         config = TowerConfig(passes=self.passes)
-        encoder = Trainer(Dataset(self.users, self.items, log), config).fit().export()
+        file = None
+        if self.checkpoint is not None:
+            self.checkpoint.mkdir(parents=True, exist_ok=True)
+            file = self.checkpoint / "towers.pt"
+        encoder = Trainer(Dataset(self.users, self.items, log), config).fit(file).export()
         end = int(log.at_ms.max(initial=0)) + 1
         return _Scores(encoder, recent_items(log, np.arange(log.n_users, dtype=np.int32), end, config.n_recent))
 

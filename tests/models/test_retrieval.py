@@ -15,6 +15,7 @@ from models.interactions import Interactions
 from models.retrieval import choice, ease, neighbours
 from models.retrieval.ease import Ease
 from models.retrieval.neighbours import ItemNeighbours
+from models.retrieval.newcomers import Welcoming, choose_rule, newcomers
 from models.retrieval.popularity import Popularity
 from models.retrieval.protocol import best, profiles
 from models.retrieval.selection import best_columns
@@ -23,6 +24,7 @@ N_USERS, N_ITEMS = 5, 8
 EVERYONE = np.arange(N_USERS, dtype=np.int32)
 MODELS = {
     "popularity": Popularity(), "recent popularity": Popularity(0.2), "itemknn": ItemNeighbours(), "ease": Ease(5.0),
+    "welcoming": Welcoming(ItemNeighbours(), Popularity(0.2)),
 }  # fmt: skip
 models = pytest.mark.parametrize("name", MODELS)
 
@@ -66,6 +68,76 @@ def test_each_user_is_answered_alone(name: str, log: Interactions, users: list[i
 def test_who_has_no_history_is_shown_what_is_popular(name: str) -> None:
     log = log_of([(0, 3), (1, 3), (2, 3), (0, 5), (1, 5), (2, 1)])
     assert best(MODELS[name].fit(log), log, np.array([4], np.int32), 3, False).items.tolist() == [[3, 5, 1]]
+
+
+@models
+@given(log=logs, half_life=st.sampled_from([None, 0.2, 0.001]))
+@settings(max_examples=30, deadline=None)
+def test_the_rule_answers_new_users_and_the_model_all_others(
+    name: str, log: Interactions, half_life: float | None
+) -> None:
+    rule, known = Popularity(half_life), set(log.user.tolist())
+    found, by_model, by_rule = (
+        best(model.fit(log), log, EVERYONE, N_ITEMS, False).items
+        for model in (Welcoming(MODELS[name], rule), MODELS[name], rule)
+    )
+    for user in range(N_USERS):
+        assert np.array_equal(found[user], by_model[user] if user in known else by_rule[user])
+
+
+@given(log=logs, since=st.one_of(st.none(), st.integers(0, 40)))
+def test_newcomers_are_those_whose_every_interaction_was_held_out(log: Interactions, since: int | None) -> None:
+    held = choice.hold_out(log, since, repeats=True)
+    before, expected = set(held.before.user.tolist()), set()
+    for user, item in zip(log.user.tolist(), log.item.tolist(), strict=True):
+        if user not in before:
+            expected.add(user * N_ITEMS + item)
+    new = newcomers(log, held)
+    assert set(new.relevance.keys.tolist()) == expected
+    assert set(new.users.tolist()) == {key // N_ITEMS for key in expected}
+
+
+def tastes_that_change(n_new: int) -> Interactions:
+    """Everybody wants items 0 to 3, later 4 to 7, and some come only when it is later."""
+    rows = [(user, item) for user in range(40) for item in range(4)]
+    rows += [(user, 4 + (user + step) % 4) for step in range(2) for user in range(4)]
+    return log_of(rows + [(40 + user, 4 + user % 4) for user in range(n_new)], 40 + n_new)
+
+
+def test_the_rule_is_what_suits_those_who_were_new_before() -> None:
+    log = tastes_that_change(30)
+    held = choice.hold_out(log, len(log) - 30, repeats=False)
+    chosen = choice.choose([ItemNeighbours()], held, False, float("inf"))
+    rule = choose_rule(chosen, log, held, False, traits=False)
+    assert isinstance(rule, Popularity)
+    assert rule.half_life is not None
+
+
+def test_where_few_were_new_the_rule_is_what_suits_all_who_were_held_out() -> None:
+    log = log_of([(user, item) for item in (0, 1, 2, 3) for user in range(30)], 30)
+    held = choice.hold_out(log, None, repeats=True)
+    chosen = choice.choose([ItemNeighbours()], held, True, float("inf"))
+    assert (
+        choose_rule(chosen, log, held, True, traits=False)
+        == choice.choose(choice.popularities(), held, True, float("inf")).model
+    )
+
+
+def test_a_model_that_knows_new_users_by_their_traits_answers_them_itself() -> None:
+    log = tastes_that_change(30)
+    held = choice.hold_out(log, len(log) - 30, repeats=False)
+
+    class Oracle(ItemNeighbours):
+        def fit(self, log: Interactions) -> Any:
+            return Wanted()
+
+    class Wanted:
+        def scores(self, users: Any) -> Any:
+            return np.eye(N_ITEMS, dtype=np.float32)[4 + users % 4]
+
+    chosen = choice.Choice(Oracle(), 1.0, {}, 0, held.before, Wanted())
+    assert choose_rule(chosen, log, held, False, traits=True) is None
+    assert choose_rule(chosen, log, held, False, traits=False) is not None
 
 
 @given(

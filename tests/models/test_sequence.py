@@ -1,15 +1,22 @@
 """The causal transformer: what it may see, what it is given, that it learns, and that it does so again."""
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from headwater.errors import ModelError
 from models.interactions import Interactions
+from models.retrieval.losses import NEVER, gbce, softmax
 from models.retrieval.protocol import best
-from models.retrieval.sequence import SequenceConfig, Sequences, SequenceTowers, Training, Words, _windows
+from models.retrieval.sequence import Sequences, Training, _windows
+from models.retrieval.transformer import SequenceConfig, SequenceTowers, Words, classes
 
 SMALL = SequenceConfig(length=6, dim=16, dropout=0.1, batch=16, negatives=20, learning_rate=0.01, threads=1)
 NO_WORDS = Words.of([[] for _ in range(30)])
@@ -27,10 +34,11 @@ def test_what_comes_later_changes_no_earlier_state() -> None:
     towers = SequenceTowers(30, NO_WORDS, SMALL).eval()
     items = towers.items(np.arange(30))
     one, other = torch.tensor([[3, 4, 5, 6]]), torch.tensor([[3, 4, 9, 1]])
-    states, changed = towers(one, items), towers(other, items)
+    none = torch.zeros(1, 4, dtype=torch.long)
+    states, changed = towers(one, items, none), towers(other, items, none)
     assert torch.equal(states[:, :2], changed[:, :2])
     assert not torch.allclose(states[:, 2:], changed[:, 2:])
-    assert torch.allclose(towers(one[:, :2], items), states[:, :2], atol=1e-6)
+    assert torch.allclose(towers(one[:, :2], items, none[:, :2]), states[:, :2], atol=1e-6)
 
 
 def test_a_user_s_vector_does_not_depend_on_who_else_is_scored() -> None:
@@ -110,3 +118,143 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
     training = Training(walks(), NO_WORDS, replace(SMALL, learning_rate=float("inf")))
     with pytest.raises(ModelError, match="loss of epoch 1 is nan"):
         training.epoch()
+
+
+scores = st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=6)
+
+
+@given(own=scores, drawn=st.lists(st.one_of(st.just(NEVER), st.floats(-10, 10)), min_size=1, max_size=6))
+def test_the_softmax_is_that_of_the_wanted_item_among_those_that_are_negatives(
+    own: list[float], drawn: list[float]
+) -> None:
+    found = softmax(torch.tensor(own, dtype=torch.float64), torch.tensor([drawn] * len(own), dtype=torch.float64))
+    for one, loss in zip(own, found.tolist(), strict=True):
+        others = sum(np.exp(score) for score in drawn if score != NEVER)
+        assert loss == pytest.approx(-np.log(np.exp(one) / (np.exp(one) + others)), abs=1e-9)
+
+
+@given(
+    own=scores, drawn=st.lists(st.one_of(st.just(NEVER), st.floats(-10, 10)), min_size=1, max_size=6),
+    rate=st.floats(0.01, 1), calibration=st.floats(0, 1),
+)  # fmt: skip
+def test_the_generalized_cross_entropy_is_that_of_its_paper(
+    own: list[float], drawn: list[float], rate: float, calibration: float
+) -> None:
+    def sigma(score: float) -> float:
+        return 1 / (1 + np.exp(-score))
+
+    arrays = torch.tensor(own, dtype=torch.float64), torch.tensor([drawn] * len(own), dtype=torch.float64)
+    found = gbce(*arrays, rate, calibration)
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    negatives = [score for score in drawn if score != NEVER]
+    for one, loss in zip(own, found.tolist(), strict=True):
+        told = np.log(sigma(one) ** beta) + sum(np.log(1 - sigma(score)) for score in negatives)
+        assert loss == pytest.approx(-told / (len(negatives) + 1), rel=1e-6, abs=1e-9)
+
+
+def test_calibration_goes_from_plain_cross_entropy_to_the_rate() -> None:
+    own, against = torch.tensor([0.3]), torch.full((1, 2), NEVER)
+    plain, whole = (gbce(own, against, 0.2, t) for t in (0.0, 1.0))
+    assert plain.item() == pytest.approx(np.log(1 + np.exp(-0.3)), abs=1e-6)
+    assert whole.item() == pytest.approx(0.2 * plain.item(), abs=1e-6)
+
+
+def test_the_time_before_each_interaction_falls_into_a_power_of_two() -> None:
+    at_ms = np.array([5, 5, 6, 13, 2**50, 7, 8], np.int64)
+    assert classes(at_ms, np.array([0, 5])).tolist() == [0, 1, 2, 4, 47, 0, 2]
+
+
+def test_times_tell_what_the_order_does_not() -> None:
+    """A user takes one step along the items after a short while, and two after a long one."""
+    rng = np.random.default_rng(2)
+    user, step = np.divmod(np.arange(80 * 10), 10)
+    long = rng.random(len(user)) < 0.5
+    item, at_ms = np.zeros(len(user), np.int64), np.zeros(len(user), np.int64)
+    for n in range(len(user)):
+        item[n] = rng.integers(30) if step[n] == 0 else (item[n - 1] + 1 + long[n - 1]) % 30
+        at_ms[n] = 0 if step[n] == 0 else at_ms[n - 1] + (10**6 if long[n] else 10)
+    order = np.lexsort((user, step))
+    log = Interactions(user[order].astype(np.int32), item[order].astype(np.int32), at_ms[order], 80, 30)
+    losses = []
+    for gaps in (False, True):
+        training = Training(log, NO_WORDS, replace(SMALL, gaps=gaps))
+        losses.append([training.epoch() for _ in range(25)][-1])
+    assert losses[1] < losses[0] - 0.2
+
+
+@pytest.mark.parametrize("loss", ["softmax", "gbce"])
+def test_all_interactions_of_one_item_are_learned_from(loss: str) -> None:
+    log = Interactions(np.zeros(9, np.int32), np.full(9, 3, np.int32), np.arange(9), 1, 5)
+    model = Sequences(Words.of([[]] * 5), replace(SMALL, loss=loss), epochs=3)
+    scores = model.fit(log).scores(np.array([0], np.int32))
+    assert np.isfinite(scores).all()
+
+
+def test_other_losses_learn_what_comes_next_too() -> None:
+    log = walks()
+    known = log.before(60 * 8)
+    for config in (replace(SMALL, loss="gbce"), replace(SMALL, sparse_from=30)):
+        scorer = Sequences(NO_WORDS, config, epochs=30).fit(known)
+        lists = best(scorer, known, np.arange(60, dtype=np.int32), 1, repeats=False).items[:, 0]
+        assert (lists == log.item[60 * 8 :]).mean() > 0.9
+
+
+def test_of_a_large_catalogue_a_step_moves_the_rows_that_it_met() -> None:
+    few = replace(SMALL, negatives=3, sparse_from=1000)
+    log = walks(n_users=4, steps=4)
+    training = Training(Interactions(log.user, log.item, log.at_ms, 4, 1000), Words.of([[]] * 1000), few)
+    before = training.towers.own.weight.detach().clone()
+    training.epoch()
+    moved = (training.towers.own.weight.detach() != before).any(1)
+    assert moved[:30].sum() == len(np.unique(log.item))
+    assert not moved[30:].any()
+
+
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+@settings(max_examples=4, deadline=None, phases=[Phase.generate])
+@given(step=st.integers(0, 47), gaps=st.booleans(), sparse_from=st.sampled_from([1, 1000]))
+def test_training_that_was_ended_goes_on_to_the_same_bits(step: int, gaps: bool, sparse_from: int) -> None:
+    model = Sequences(NO_WORDS, replace(SMALL, sparse_from=sparse_from), epochs=6, gaps=gaps)
+    whole = model.fit(walks())
+    taken, plain = 0, Training._step
+
+    def ended(self: Training, *given: Any) -> float:
+        nonlocal taken
+        taken += 1
+        if taken == step + 1:
+            raise Killed
+        return plain(self, *given)
+
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        kept = replace(model, checkpoint=Path(folder))
+        patch.setattr(Training, "_step", ended)
+        try:
+            first = kept.fit(walks())
+        except Killed:
+            first = kept.fit(walks())
+    assert taken <= 6 * 8 + 8  # six epochs of eight steps, one of which may be passed again
+    assert np.array_equal(first.users, whole.users)
+    assert np.array_equal(first.items, whole.items)
+
+
+def test_a_state_of_other_data_settings_or_more_epochs_is_not_taken(tmp_path: Path) -> None:
+    model = Sequences(NO_WORDS, SMALL, epochs=2, checkpoint=tmp_path)
+    model.fit(walks())
+    for other, log in (
+        (model, walks(steps=8)),
+        (replace(model, gaps=True), walks()),
+        (replace(model, epochs=1), walks()),
+    ):
+        assert np.array_equal(other.fit(log).users, replace(other, checkpoint=None).fit(log).users)
+
+
+def test_a_state_that_is_none_is_named(tmp_path: Path) -> None:
+    model = Sequences(NO_WORDS, SMALL, epochs=1, checkpoint=tmp_path)
+    model.fit(walks())
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="Delete it to begin anew"):
+        model.fit(walks())
