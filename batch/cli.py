@@ -278,6 +278,12 @@ def _show_skew(found: "Skew") -> None:
 
 def retrain(
     once: Annotated[bool, typer.Option("--once", help="Now, in this process, instead of on the schedule.")] = False,
+    day: Annotated[
+        str | None,
+        typer.Option(
+            "--day", help="With --once: know what is known at its end, UTC, as 2017-11-26; the last whole day."
+        ),
+    ] = None,
     service: Annotated[str, typer.Option("--service", help="Feature service that the ranker reads.")] = "recommend",
     data: Annotated[Path | None, typer.Option("--data", help="Folder with items.parquet and users.parquet.")] = None,
     repo: RepoOption = None,
@@ -287,26 +293,32 @@ def retrain(
 
     Make a new training set, train on it, and compare with the champion on newer requests: the new version becomes the
     challenger, or is refused by a gate of the repository's promotion.toml, saying which. Promoting it is up to you,
-    unless that file says otherwise. Without --once, show how the schedule is started.
+    unless that file says otherwise. Its page is written beside the bundles (headwater report). Without --once, show how
+    the schedule and its web page are started, which keep the same history of runs.
     """
+    from batch.history import dagster_home
     from batch.retrain import SparkSteps, known_until
-    from batch.retrain import retrain as run
     from headwater.datasets.complete_journey import home_of
+    from headwater.settings import get_settings
     from models.gates import load_rules
 
     if not once:
-        emit({"schedule": "dagster dev -m batch.assets", "once": "headwater retrain --once"}, as_json, "Retraining")
+        started = f"DAGSTER_HOME={dagster_home(get_settings())} dagster dev -m batch.assets"
+        emit({"schedule": started, "once": "headwater retrain --once"}, as_json, "Retraining")
         return
+    from batch.retraining import ASSETS, Retraining, last_whole_day, run_once
+
     settings, plan = _begin(repo)
     rules = load_rules(settings.repo)
+    chosen = day or last_whole_day(known_until(settings, _now(settings)))
     with progress() as bar:
-        task = bar.add_task("retrain", total=4)
+        task = bar.add_task("retrain", total=len(ASSETS))
         steps = SparkSteps(
             settings, plan, service, data or home_of(settings), lambda: _now(settings),
             progress=lambda step: bar.update(task, advance=1, description=step),
         )  # fmt: skip
-        verdict = run(steps, known_until(settings, _now(settings)), rules)
-    emit(asdict(verdict), as_json, "Retrained")
+        emitted = run_once(Retraining(steps, rules, retries=False), chosen, dagster_home(settings))
+    emit(emitted, as_json, "Retrained")
 
 
 def _begin(repo: Path | None) -> tuple["Settings", "FeaturePlan"]:

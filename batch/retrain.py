@@ -2,10 +2,11 @@
 
 ::
 
-    purchases before the judged period ─► towers ─► requests with features ─► ranker ─► bundle
+    purchases before the judged period ─► towers, index ─► requests with features ─► ranker ─► bundle
     requests of the judged period, which that bundle has not seen ─► champion and bundle score the same rows
 
-The judged period ends where the label's horizon does, so every judged label is final.
+The judged period ends where the label's horizon does, so every judged label is final. :mod:`batch.retraining` runs the
+steps as Dagster assets, one partition a day.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +15,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from headwater.log import get_logger
 from headwater.plan import FeaturePlan
 from headwater.settings import Settings
+from models.evaluation.metrics import PAD
 from models.gates import DEFAULT_RULES, Gate, Rules, judged
 from models.registry import CHALLENGER, CHAMPION
 
@@ -51,10 +55,30 @@ class Judgement:
 
 
 class Steps(Protocol):
-    """The heavy parts, in order."""
+    """The heavy parts, in order; what they make lies in the state folder, and they hand on its paths and versions."""
 
-    def train(self, until_ms: int) -> str:
-        """Train on what was known before ``until_ms`` and register a bundle; its version."""
+    def known(self, end_ms: int) -> int:
+        """End of what may be known: ``end_ms``, now, or just after the archive's newest event, whichever is first."""
+        ...
+
+    def features(self) -> str:
+        """Schema hash of the applied feature service."""
+        ...
+
+    def retriever(self, until_ms: int) -> str:
+        """Train the towers for requests that are known until ``until_ms``; their folder."""
+        ...
+
+    def index(self) -> float:
+        """Share of the truly nearest items that the index over the towers' items finds."""
+        ...
+
+    def training_set(self, until_ms: int) -> str:
+        """Draw past requests, known until ``until_ms``, with their features; their folder."""
+        ...
+
+    def ranker(self, until_ms: int) -> str:
+        """Train the ranker on that set and register a bundle; its version."""
         ...
 
     def champion(self) -> str | None:
@@ -73,13 +97,9 @@ class Steps(Protocol):
         """Make a version challenger or champion."""
         ...
 
-
-def retrain(steps: Steps, until_ms: int, rules: Rules = DEFAULT_RULES) -> Verdict:
-    """Run all steps with what was known before ``until_ms``."""
-    version = steps.train(until_ms - _ms(JUDGED))
-    champion = steps.champion()
-    judgement = None if champion is None else steps.judge(champion, version, until_ms)
-    return decide(steps, version, champion, judgement, rules)
+    def report(self, verdict: Verdict) -> str:
+        """Write the version's page, and tell the registry what was decided; the page's path."""
+        ...
 
 
 def decide(
@@ -120,15 +140,40 @@ class SparkSteps:
     passes: int | None = None
     progress: Callable[[str], None] = field(default=lambda step: None)
 
-    def train(self, until_ms: int) -> str:
-        from batch.training_set import build_ranking_rows
+    def known(self, end_ms: int) -> int:
+        return known_until(self.settings, min(end_ms, self.now_ms()))
+
+    def features(self) -> str:
+        return self.plan.schema_hash(self.service)
+
+    def retriever(self, until_ms: int) -> str:
         from models.requests import DEFAULT_SAMPLING
-        from models.training import Service, train_ranker, train_retriever
+        from models.training import paths_of, train_retriever
 
         self.progress("towers")
         train_retriever(self.settings, self.home, DEFAULT_SAMPLING.start_ms(until_ms), self.passes)
+        return str(paths_of(self.settings).retriever)
+
+    def index(self) -> float:
+        from models.index.building import ASKED, DEPTH, exact, found_share
+        from models.retriever import Retriever
+        from models.training import paths_of
+
+        self.progress("index")
+        held = Retriever.load(paths_of(self.settings).retriever)
+        users = np.arange(min(ASKED, len(held.users)), dtype=np.int32)
+        queries = held.encoder.encode(users, np.full((len(users), held.provenance.n_recent), PAD, np.int32))
+        return found_share(held.index, queries, exact(held.index.vectors, queries, min(DEPTH, len(held.items))))
+
+    def training_set(self, until_ms: int) -> str:
+        from batch.training_set import build_ranking_rows
+
         self.progress("features")
-        build_ranking_rows(self._spark(), self.settings, self.plan, self.service, until_ms)
+        return build_ranking_rows(self._spark(), self.settings, self.plan, self.service, until_ms).path
+
+    def ranker(self, until_ms: int) -> str:
+        from models.training import Service, train_ranker
+
         self.progress("ranker")
         names, schema = self.plan.service(self.service).names, self.plan.schema_hash(self.service)
         service = Service(self.service, names, schema, self.plan.feature_hashes(self.service))
@@ -171,6 +216,14 @@ class SparkSteps:
 
         registry.promote(self.settings, version, alias, self.plan.schema_hash(self.service))
 
+    def report(self, verdict: Verdict) -> str:
+        from models import registry
+        from models.evaluation.report import write_report
+
+        self.progress("report")
+        registry.annotate(self.settings, verdict.version, {"decision": verdict.decision, "reason": verdict.reason})
+        return str(write_report(self.settings, verdict.version, verdict.champion))
+
     def _spark(self) -> Any:
         from batch.session import spark_session
 
@@ -188,7 +241,3 @@ def known_until(settings: Settings, now_ms: int) -> int:
     from models.interactions import newest_ms
 
     return min(now_ms, newest_ms(settings.events_dir) + 1)
-
-
-def _ms(span: timedelta) -> int:
-    return span // timedelta(milliseconds=1)

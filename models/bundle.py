@@ -63,6 +63,8 @@ class Trained(BaseModel):
     """What ``ranker.txt`` learned; the others are in files of their names."""
     parent: str | None = None
     """Version that was champion when this one was trained."""
+    code_version: str | None = None
+    """Of the code that trained it (:func:`models.lineage.code_version`); bundles of before have none."""
 
 
 class Meta(Trained):

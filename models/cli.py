@@ -94,12 +94,14 @@ def train_ranker(
         )  # fmt: skip
     if promote:
         registry.promote(settings, meta.version)
+    page = _report(settings, meta.version, rows)
     strongest = {name: round(share, 4) for name, share in list(importances(fitted.ranker).items())[:10]}
     moved = {name: round(share, 4) for name, share in list(fitted.contributions.items())[:10]}
     emit(
         {
             "version": meta.version, "promoted": promote, "objectives": [head.name for head in fitted.heads],
             "metrics": meta.metrics, "strongest_features": strongest, "mean_contributions": moved,
+            "report": page,
         },
         json_, "Bundle",
     )  # fmt: skip
@@ -243,6 +245,26 @@ def compare(
     emit(compare_rankers(rows or paths_of(settings).rows, *bundles).as_dict(), json_, f"{second} over {first}")
 
 
+def report(
+    version: VersionArgument,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Version to compare with; the champion if none.")
+    ] = None,
+    rows: Annotated[Path | None, typer.Option("--rows", help="Rows to judge by; the newest known if none.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; beside the bundles if none.")] = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Example: headwater report 3 --out report.html
+
+    Write one page about a bundle: quality by segment beside the champion and the rules, calibration, what its lists
+    show, which features matter, where it comes from, and its gates. Also kept with its run in MLflow.
+    """
+    from models.evaluation.report import write_report
+
+    path = write_report(get_settings(), version, against, rows, out)
+    emit({"version": version, "report": str(path)}, json_, "Report")
+
+
 def validate(before: BeforeOption = None, data: DataOption = None, json_: JsonFlag = False) -> None:
     """Example: headwater validate --before 2017-10-21T19:53:48 --json
 
@@ -309,6 +331,19 @@ def _cost(settings: Settings, plan: "FeaturePlan", view: str) -> "Cost | None":
         return cost_of(plan, view, client, OnlineReader(client, plan, StoredClock(client)))
     except (UnavailableError, OSError) as error:
         get_logger("models").warning("cost_unknown", reason=str(error))
+        return None
+
+
+def _report(settings: Settings, version: str, rows: Path | None) -> str | None:
+    """Path of a new version's page; ``None``, with a line in the log, where its rows do not suffice for one."""
+    from headwater.errors import HeadwaterError
+    from headwater.log import get_logger
+    from models.evaluation.report import write_report
+
+    try:
+        return str(write_report(settings, version, rows=rows))
+    except HeadwaterError as error:
+        get_logger("models").warning("report_left", version=version, reason=str(error))
         return None
 
 

@@ -17,6 +17,7 @@
 
     [retraining]
     new_purchases = 100_000                # with final labels, since the champion's training; without: on schedule only
+    shifted_features = 5                   # served unlike the training rows (headwater skew): more start a retraining
 
 A bundle that was trained on other definitions is refused wherever it is named (:mod:`models.registry`).
 """
@@ -74,6 +75,7 @@ class Retraining(_Strict):
     """When there is one before its time."""
 
     new_purchases: Annotated[int, Field(gt=0)] | None = None
+    shifted_features: Annotated[int, Field(ge=0)] | None = None
 
 
 class Rules(_Strict):

@@ -14,7 +14,8 @@ from headwater.errors import ModelError
 from headwater.files import write_whole
 from headwater.log import get_logger
 from headwater.settings import Settings
-from models.bundle import check_bundle
+from models.bundle import Meta, check_bundle
+from models.lineage import signature
 
 log = get_logger("models")
 
@@ -23,6 +24,11 @@ CHAMPION, CHALLENGER, SHADOW = ALIASES = ("champion", "challenger", "shadow")
 HISTORY = "history"
 """Champions before the present one, oldest first."""
 VERSION_TAG = "bundle_version"
+LINEAGE = {
+    "service", "feature_schema_hash", "data_hash", "parent", "code_version", "training_start_ms", "training_end_ms",
+}  # fmt: skip
+ARTIFACT = "bundle"
+"""Folder of a run's artifacts where ``MLmodel`` names the features and the score; the bundle itself stays in place."""
 
 Aliases = dict[str, Any]
 
@@ -47,15 +53,42 @@ def register(settings: Settings, bundle_dir: Path, metrics: Mapping[str, float] 
     client = _client(settings)
     if _registered(client, meta.version) is not None:
         raise ModelError(f"bundle {meta.version}: registered already. Promote it: headwater promote {meta.version}.")
-    tags = meta.model_dump(mode="json", include={"service", "feature_schema_hash", "data_hash", "parent"})
-    tags = {name: str(value) for name, value in tags.items()} | {VERSION_TAG: meta.version}
+    tags = {name: str(value) for name, value in meta.model_dump(mode="json", include=LINEAGE).items()}
+    tags[VERSION_TAG] = meta.version
     run = client.create_run(_experiment(settings, client), tags=tags, run_name=f"bundle {meta.version}").info.run_id
     for name, value in (meta.metrics if metrics is None else metrics).items():
         client.log_metric(run, name.replace("@", "_at_"), value)
+    _log_model(client, run, meta)
     client.set_terminated(run)
     client.create_model_version(MODEL, bundle_dir.resolve().as_uri(), run, tags)
     log.info("bundle_registered", version=meta.version)
     return meta.version
+
+
+def annotate(settings: Settings, version: str, tags: Mapping[str, str], *files: Path) -> None:
+    """Tell MLflow more of a registered version: tags, and files among the artifacts of its run.
+
+    Raises
+    ------
+    ModelError
+        It is not registered.
+    """
+    client = _client(settings)
+    number = _registered(client, version)
+    if number is None:
+        raise ModelError(f"bundle {version}: not registered. Train one: headwater train.")
+    for name, value in tags.items():
+        client.set_model_version_tag(MODEL, number, name, value)
+    run = client.get_model_version(MODEL, number).run_id
+    for file in files:
+        client.log_artifact(run, str(file))
+
+
+def told(settings: Settings, version: str) -> dict[str, str]:
+    """Tags that MLflow has of a version; none where it is not registered."""
+    client = _client(settings)
+    number = _registered(client, version)
+    return {} if number is None else dict(client.get_model_version(MODEL, number).tags)
 
 
 def promote(
@@ -168,6 +201,15 @@ def _experiment(settings: Settings, client: Any) -> str:
     if found is not None:
         return str(found.experiment_id)
     return str(client.create_experiment(MODEL, settings.bundles_dir.resolve().as_uri()))
+
+
+def _log_model(client: Any, run: str, meta: Meta) -> None:
+    """Write MLflow's own description, so that ``mlflow.models.get_model_info`` reads the signature."""
+    from mlflow.models import Model
+
+    flavor = {"headwater": {"version": meta.version, "service": meta.service, "code": meta.code_version}}
+    model = Model(ARTIFACT, run, flavors=flavor, signature=signature(meta))
+    client.log_text(run, model.to_yaml(), f"{ARTIFACT}/MLmodel")
 
 
 def _registered(client: Any, version: str) -> str | None:

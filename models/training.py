@@ -19,6 +19,7 @@ from headwater.settings import Settings
 from models import registry, trends
 from models.bundle import Meta, Parts, Trained, write_bundle
 from models.interactions import load_dataset, newest_ms, read_purchases
+from models.lineage import code_version
 from models.objectives import DEFAULT_OBJECTIVES, Objectives, load_objectives
 from models.ranking import DEFAULT_RANKER, Fitted, RankerConfig, fit_ranker, read_rows
 from models.requests import DEFAULT_SAMPLING, Sampling, draw_requests, number
@@ -238,6 +239,7 @@ def train_ranker(
         metrics=fitted.metrics,
         objective=fitted.heads[0].name,
         parent=None if champion is None else champion.name,
+        code_version=code_version(),
     )
     parts = Parts(
         encoder=retriever.encoder,

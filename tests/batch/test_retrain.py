@@ -1,110 +1,245 @@
 """The decision, and the scheduled job run in process; the heavy steps are stand-ins."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from support import bundles
 from support.archived import archive
 
-from batch.retrain import REFUSED, Judgement, retrain
+from batch.retrain import REFUSED, Judgement, Verdict, decide
+from headwater.errors import ConfigError, ModelError, UnavailableError
 from headwater.settings import Settings
 from models.gates import Gates, Promotion, Rules
 from models.registry import CHALLENGER, CHAMPION
 
 DAY_MS = 86_400_000
-NOW = 100 * DAY_MS
+DAY, NOW = "2017-11-25", 1_511_654_400_000
+"""A partition, and its end."""
 
 
 @dataclass
 class Steps:
-    """Records what it was told to do."""
+    """Records what it was told to do; fails in the step that it is told to fail in."""
 
     champion_version: str | None
     gain: Judgement = field(default_factory=lambda: Judgement(0.01, -0.002, 0.02, 300))
+    fails: dict[str, Exception] = field(default_factory=dict)
+    applied: list[str] = field(default_factory=lambda: ["f0", "f0"])
+    archived_ms: int = 2**62
     done: list[tuple[object, ...]] = field(default_factory=list)
 
-    def train(self, until_ms: int) -> str:
-        self.done.append(("train", until_ms))
+    def _do(self, step: str, *told: object) -> None:
+        self.done.append((step, *told))
+        if step in self.fails:
+            raise self.fails[step]
+
+    def known(self, end_ms: int) -> int:
+        return min(end_ms, self.archived_ms)
+
+    def features(self) -> str:
+        return self.applied.pop()
+
+    def retriever(self, until_ms: int) -> str:
+        self._do("retriever", until_ms)
+        return "training/retriever"
+
+    def index(self) -> float:
+        return 0.98
+
+    def training_set(self, until_ms: int) -> str:
+        self._do("training_set", until_ms)
+        return "training/rows"
+
+    def ranker(self, until_ms: int) -> str:
+        self._do("ranker", until_ms)
         return "7"
 
     def champion(self) -> str | None:
         return self.champion_version
 
     def judge(self, champion: str, version: str, until_ms: int) -> Judgement:
-        self.done.append(("judge", champion, version, until_ms))
+        self._do("judge", champion, version, until_ms)
         return self.gain
 
     def measure(self, version: str) -> dict[str, float]:
         return {"size_mb": 3.0}
 
     def name(self, version: str, alias: str) -> None:
-        self.done.append((alias, version))
+        self._do(alias, version)
+
+    def report(self, verdict: Verdict) -> str:
+        self._do("report", verdict.decision)
+        return f"{verdict.version}.report.html"
 
 
-def test_a_better_version_becomes_challenger_on_requests_it_has_not_seen() -> None:
+def decided(steps: Steps, rules: Rules = Rules()) -> Verdict:  # noqa: B008  # frozen
+    champion = steps.champion_version
+    return decide(steps, "7", champion, None if champion is None else steps.gain, rules)
+
+
+def test_a_better_version_becomes_challenger() -> None:
     steps = Steps("3")
-    verdict = retrain(steps, NOW)
+    verdict = decided(steps)
     assert (verdict.decision, verdict.champion, verdict.requests) == (CHALLENGER, "3", 300)
-    assert steps.done == [("train", NOW - 14 * DAY_MS), ("judge", "3", "7", NOW), ("challenger", "7")]
+    assert steps.done == [("challenger", "7")]
 
 
 def test_a_version_that_is_no_better_is_refused_and_told_why() -> None:
     steps = Steps("3", Judgement(-0.004, -0.01, 0.001, 300))
-    verdict = retrain(steps, NOW)
+    verdict = decided(steps)
     assert verdict.decision == REFUSED
     assert "-0.0040 [-0.0100, +0.0010] against 3 over 300 newer requests; least_gain -0.004" in verdict.reason
-    assert ("challenger", "7") not in steps.done
+    assert steps.done == []
 
 
 def test_the_first_version_needs_no_champion_but_passes_its_own_gates() -> None:
-    assert retrain(Steps(None), NOW).decision == CHALLENGER
-    refused = retrain(Steps(None), NOW, Rules(gates=Gates(size_mb=2)))
+    assert decided(Steps(None)).decision == CHALLENGER
+    refused = decided(Steps(None), Rules(gates=Gates(size_mb=2)))
     assert (refused.decision, refused.reason) == (
         REFUSED, "there is no champion to judge it by; size_mb 3, at most 2",
     )  # fmt: skip
 
 
 def test_a_better_version_is_refused_by_any_gate_and_serves_only_where_the_rules_let_it() -> None:
-    gain = Judgement(0.01, -0.002, 0.02, 300, {"coverage": 0.2, "score_ms": 4.0})
-    careful = Rules(gates=Gates(worst_gain=0.0, coverage=0.1, score_ms=3))
-    steps = Steps("3", gain)
-    verdict = retrain(steps, NOW, careful)
+    steps = Steps("3", Judgement(0.01, -0.002, 0.02, 300, {"coverage": 0.2, "score_ms": 4.0}))
+    verdict = decided(steps, Rules(gates=Gates(worst_gain=0.0, coverage=0.1, score_ms=3)))
     assert verdict.decision == REFUSED
     assert [gate.name for gate in verdict.gates if not gate.holds] == ["worst_gain", "score_ms"]
     assert verdict.reason.endswith("worst_gain -0.002, at least 0; score_ms 4, at most 3")
-    assert steps.done[-1][0] == "judge"
-    assert retrain(steps, NOW, Rules(promotion=Promotion(automatic=True))).decision == CHAMPION
-    assert steps.done[-1] == ("champion", "7")
+    assert steps.done == []
+    assert decided(steps, Rules(promotion=Promotion(automatic=True))).decision == CHAMPION
+    assert steps.done == [("champion", "7")]
 
 
 def test_what_a_gate_asks_and_nobody_measured_is_refused() -> None:
-    verdict = retrain(Steps("3"), NOW, Rules(gates=Gates(coverage=0.1)))
+    verdict = decided(Steps("3"), Rules(gates=Gates(coverage=0.1)))
     assert verdict.decision == REFUSED
     assert verdict.reason.endswith("coverage not measured, at least 0.1")
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[[Steps], dict[str, object]]:
+    """Run the very job that the schedule starts, with its history in a folder."""
+    from batch.history import dagster_home
+    from batch.retraining import Retraining, run_once
+
+    home = dagster_home(Settings(state_dir=tmp_path))
+    return lambda steps: run_once(Retraining(steps, retries=False), DAY, home)
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_the_scheduled_job_does_the_same_in_process() -> None:
-    """The job that the schedule starts, with its own definitions but for the steps."""
+def test_a_partition_trains_on_what_was_known_at_its_end_and_judges_on_what_is_newer(run, tmp_path: Path) -> None:
     import dagster as dg
 
-    from batch.assets import Retraining, bundle, defs, judgement, verdict
-
-    assert defs.get_schedule_def("retrain_schedule").cron_schedule == "0 3 * * *"
     steps = Steps("3")
-    result = dg.materialize([bundle, judgement, verdict], resources={"retraining": Retraining(steps, NOW)})
-    assert result.success
-    assert result.output_for_node("verdict")["decision"] == CHALLENGER
-    assert [step for step, *_ in steps.done] == ["train", "judge", "challenger"]
+    done = run(steps)
+    assert (done["day"], done["decision"], done["report"]) == (DAY, CHALLENGER, "7.report.html")
+    trained = NOW - 14 * DAY_MS
+    assert steps.done == [
+        ("retriever", trained), ("training_set", trained), ("ranker", trained), ("judge", "3", "7", NOW),
+        ("challenger", "7"), ("report", "challenger"),
+    ]  # fmt: skip
+    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as history:
+        (kept,) = history.get_runs()
+    assert (kept.job_name, kept.status.value, kept.tags["dagster/partition"]) == ("retrain", "SUCCESS", DAY)
+    assert kept.tags["headwater/retraining"] == "one"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_archive_that_ends_earlier_is_the_end_of_what_is_known(run) -> None:
+    steps = Steps("3", archived_ms=NOW - 5)
+    run(steps)
+    assert ("judge", "3", "7", NOW - 5) in steps.done
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("retriever", ModelError("refused")),
+        ("training_set", UnavailableError("away")),
+        ("ranker", RuntimeError("a defect")),
+        ("judge", ModelError("refused")),
+    ],
+)
+def test_whatever_fails_names_nobody_so_the_champion_serves_on(run, step: str, error: Exception) -> None:
+    steps = Steps("3", fails={step: error})
+    with pytest.raises(type(error), match=str(error)):
+        run(steps)
+    assert steps.done[-1][0] == step
+    assert not {"challenger", "champion"} & {done for done, *_ in steps.done}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_refusal_is_no_failure_and_has_its_page(run) -> None:
+    steps = Steps("3", Judgement(-0.004, -0.01, 0.001, 300))
+    assert run(steps)["decision"] == REFUSED
+    assert steps.done[-1] == ("report", REFUSED)
+    assert not {"challenger", "champion"} & {done for done, *_ in steps.done}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_features_that_change_meanwhile_end_it(run) -> None:
+    steps = Steps("3", applied=["f1", "f0"])
+    with pytest.raises(ConfigError, match="made with features f0, others are applied now"):
+        run(steps)
+    assert steps.done[-1][0] == "training_set"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_refused_is_not_tried_again() -> None:
+    import dagster as dg
+
+    from batch.retraining import Retraining, _step
+
+    def allows(error: Exception, retries: bool) -> bool:
+        context = SimpleNamespace(resources=SimpleNamespace(retraining=Retraining(Steps(None), retries=retries)))
+        with pytest.raises(dg.Failure) as failure, _step(context):
+            raise error
+        return failure.value.allow_retries
+
+    assert allows(UnavailableError("away"), True)
+    assert allows(RuntimeError("a defect"), True)
+    assert not allows(ModelError("refused"), True)
+    assert not allows(UnavailableError("away"), False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_days_are_whole_and_over() -> None:
+    from batch.retraining import end_of, last_whole_day
+
+    assert end_of(DAY) == NOW
+    assert [last_whole_day(NOW + more) for more in (-1, 0, DAY_MS - 1)] == ["2017-11-24", DAY, DAY]
+    for wrong in ("25.11.2017", "2009-12-31", "2999-01-01"):
+        with pytest.raises(ConfigError, match=wrong):
+            end_of(wrong)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_schedule_starts_yesterdays_partition() -> None:
+    from datetime import UTC, datetime
+
+    import dagster as dg
+
+    from batch.assets import defs
+
+    schedule = defs.resolve_schedule_def("retrain_schedule")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 3 * * *", "UTC")
+    with dg.build_schedule_context(scheduled_execution_time=datetime(2017, 11, 26, 3, tzinfo=UTC)) as context:
+        (request,) = schedule.evaluate_tick(context).run_requests
+    assert request.partition_key == DAY
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_much_that_is_new_starts_a_retraining_before_the_night() -> None:
     import dagster as dg
 
-    from batch.assets import News, defs, enough_that_is_new
+    from batch.assets import defs
+    from batch.news import News, enough_that_is_new
 
     assert defs.get_sensor_def("enough_that_is_new").job_name == "retrain"
 
@@ -114,12 +249,31 @@ def test_much_that_is_new_starts_a_retraining_before_the_night() -> None:
     assert looked(News("3", 99, 100)).skip_message == "99 of 100 purchases since the training of 3"
     assert looked(News(None, 500, 100)).skip_message.endswith("of None")
     assert "names no" in looked(News("3", 500, None)).skip_message
-    assert looked(News("3", 250, 100)).run_key == "3-2"
+    due = looked(News("3", 250, 100, NOW + 5))
+    assert (due.run_key, due.partition_key) == ("3-2", DAY)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_features_that_have_shifted_start_one_retraining_for_a_champion() -> None:
+    import dagster as dg
+
+    from batch.assets import defs
+    from batch.news import Shift, features_have_shifted
+
+    assert defs.get_sensor_def("features_have_shifted").job_name == "retrain"
+
+    def looked(shift: Shift) -> dg.RunRequest | dg.SkipReason:
+        return features_have_shifted(dg.build_sensor_context(), shift=lambda: shift)
+
+    assert "names no" in looked(Shift("3", ("age",), None)).skip_message
+    assert looked(Shift("3", ("age",), 1)).skip_message == "1 features have shifted, 1 are borne"
+    due = looked(Shift("3", ("age", "visits"), 1, NOW + 5))
+    assert (due.run_key, due.partition_key) == ("3-shifted", DAY)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_only_purchases_whose_label_is_final_are_new(tmp_path: Path) -> None:
-    from batch.assets import News, count_news
+    from batch.news import News, count_news
 
     settings = Settings(state_dir=tmp_path / "state", repo=tmp_path)
     at_ms = [day * DAY_MS for day in (1, 40, 41, 60, 70)]
@@ -129,7 +283,32 @@ def test_only_purchases_whose_label_is_final_are_new(tmp_path: Path) -> None:
     assert count_news(settings) == News(None, 0, None)
     (tmp_path / "promotion.toml").write_text("[retraining]\nnew_purchases = 2")
     (settings.bundles_dir / "aliases.json").write_text('{"champion": "1", "history": []}')
-    assert count_news(settings) == News("1", 2, 2)  # of days 32 to 42: the rest is known or not final
+    # of days 32 to 42: the rest is known or not final
+    assert count_news(settings) == News("1", 2, 2, 70 * DAY_MS + 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_was_served_since_the_training_is_held_to_its_rows(tmp_path: Path, monkeypatch) -> None:
+    from batch import news
+    from headwater.errors import DataError
+
+    settings = Settings(state_dir=tmp_path / "state", repo=tmp_path)
+    archive(settings.events_dir, pd.DataFrame({"user_id": ["ann"], "item_id": ["milk"], "event_time": [70 * DAY_MS]}))
+    bundles.write(settings.bundles_dir / "1", training_end_ms=60 * DAY_MS)
+    (settings.bundles_dir / "aliases.json").write_text('{"champion": "1", "history": []}')
+    assert news.find_shift(settings) == news.Shift("1", (), None)
+    (tmp_path / "promotion.toml").write_text("[retraining]\nshifted_features = 0")
+    asked = []
+
+    def skew(settings: Settings, rows: Path, since_ms: int) -> SimpleNamespace:
+        asked.append((rows, since_ms))
+        return SimpleNamespace(shifted=["age"])
+
+    monkeypatch.setattr("batch.skew.skew", skew)
+    assert news.find_shift(settings) == news.Shift("1", ("age",), 0, 70 * DAY_MS + 1)
+    assert asked == [(settings.training_dir / "rows", 60 * DAY_MS)]
+    monkeypatch.setattr("batch.skew.skew", lambda *told, **more: (_ for _ in ()).throw(DataError("nothing served")))
+    assert news.find_shift(settings) == news.Shift("1", (), 0, 70 * DAY_MS + 1)
 
 
 @pytest.mark.filterwarnings("ignore")

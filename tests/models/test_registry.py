@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+from importlib import metadata
 
 import pytest
 from support import bundles
@@ -11,6 +13,7 @@ from headwater.errors import ModelError
 from headwater.runtime.parts import has_champion
 from headwater.settings import Settings
 from models import registry
+from models.lineage import code_version
 from serving.live import champion as champion_that_serving_reads
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's use of SQLAlchemy
@@ -124,3 +127,42 @@ def test_mlflow_holds_the_metrics(settings):
     run = client.get_run(client.get_model_version(registry.MODEL, "1").run_id)
     assert run.data.metrics == {"recall_at_10": 0.5}
     assert run.data.tags["feature_schema_hash"] == bundles.SCHEMA_HASH
+
+
+def test_mlflow_holds_lineage_and_signature(settings):
+    import mlflow
+
+    bundles.write(settings.bundles_dir / "4", code_version="0.1.0+abc", parent="3", data_hash="d4")
+    registry.register(settings, settings.bundles_dir / "4")
+    client = registry._client(settings)
+    held = client.get_model_version(registry.MODEL, "4")
+    told = {name: held.tags[name] for name in ("code_version", "parent", "data_hash", "training_end_ms")}
+    assert told == {"code_version": "0.1.0+abc", "parent": "3", "data_hash": "d4", "training_end_ms": "1000"}
+    mlflow.set_tracking_uri(settings.mlflow_uri)
+    found = mlflow.models.get_model_info(f"runs:/{held.run_id}/{registry.ARTIFACT}").signature
+    assert found.inputs.input_names() == list(bundles.FEATURES)
+    assert found.outputs.input_names() == ["score"]
+
+
+def test_what_becomes_known_of_a_version_is_kept_with_it(settings, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("<p>good</p>")
+    registry.annotate(settings, "2", {"decision": "refused"}, page)
+    client = registry._client(settings)
+    held = client.get_model_version(registry.MODEL, "2")
+    assert held.tags["decision"] == "refused"
+    assert [file.path for file in client.list_artifacts(held.run_id)] == ["bundle", "page.html"]
+    with pytest.raises(ModelError, match="bundle 9: not registered"):
+        registry.annotate(settings, "9", {})
+
+
+def test_the_code_is_named_by_package_and_commit(tmp_path):
+    git = ["git", "-c", "user.name=ann", "-c", "user.email=ann@localhost", "-C", str(tmp_path)]
+    assert code_version(tmp_path) == metadata.version("headwater")
+    (tmp_path / "code.py").write_text("1")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert code_version(tmp_path) == f"{metadata.version('headwater')}+{commit}"
+    (tmp_path / "code.py").write_text("2")
+    assert code_version(tmp_path) == f"{metadata.version('headwater')}+{commit}.dirty"

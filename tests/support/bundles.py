@@ -28,9 +28,9 @@ def encoder(n_items: int = N_ITEMS) -> UserEncoder:
     )  # fmt: skip
 
 
-def ranker(names: tuple[str, ...] = FEATURES) -> Ranker:
+def ranker(names: tuple[str, ...] = FEATURES, telling: int = 0) -> Ranker:
     features = drawn(60, len(names))
-    data = lightgbm.Dataset(features, features[:, 0] > 0, feature_name=list(names))
+    data = lightgbm.Dataset(features, features[:, telling] > 0, feature_name=list(names))
     settings = {"objective": "binary", "min_data_in_leaf": 2, "num_leaves": 4, "num_threads": 1, "verbosity": -1}
     return Ranker(lightgbm.train(settings, data, num_boost_round=3))
 
