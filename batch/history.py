@@ -18,11 +18,21 @@ run_monitoring:
 telemetry:
   enabled: false
 """
+ONCE = "once.yaml"
+ONCE_CONFIG = """\
+# headwater retrain --once: the same history, but output stays on the terminal instead of going through files.
+compute_logs:
+  module: dagster._core.storage.noop_compute_log_manager
+  class: NoOpComputeLogManager
+telemetry:
+  enabled: false
+"""
 
 
 def dagster_home(settings: Settings) -> Path:
-    """``DAGSTER_HOME``, or else a folder of the state folder; made, and configured, if it is not there."""
+    """``DAGSTER_HOME``, or else a folder of the state folder; made, and configured, where it is not yet."""
     folder = Path(os.environ.get("DAGSTER_HOME") or settings.state_dir / "dagster").resolve()
-    if not (folder / "dagster.yaml").is_file():
-        write_whole(folder / "dagster.yaml", CONFIG)
+    for name, text in (("dagster.yaml", CONFIG), (ONCE, ONCE_CONFIG)):
+        if not (folder / name).is_file():
+            write_whole(folder / name, text)
     return folder

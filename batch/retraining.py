@@ -22,6 +22,7 @@ os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")  # it would report to it
 
 import dagster as dg  # whose decorators have no types, so mypy is told to let them pass where they stand
 
+from batch.history import ONCE
 from batch.retrain import JUDGED, Judgement, SparkSteps, Steps, Verdict, decide
 from headwater.errors import ConfigError, HeadwaterError, ResourceError, UnavailableError
 from headwater.plan import DAY_MS
@@ -198,7 +199,7 @@ def run_once(retraining: Retraining, day: str, home: Path) -> dict[str, Any]:
     """
     end_of(day)
     repository = dg.Definitions(ASSETS, jobs=[retraining_job], resources={"retraining": retraining})
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with dg.DagsterInstance.from_config(str(home), ONCE) as instance:
         try:
             done = repository.resolve_job_def("retrain").execute_in_process(
                 instance=instance, partition_key=day, run_config={"loggers": QUIET}

@@ -10,6 +10,7 @@ from models.baselines import OWN_HALF_LIFE
 from models.evaluation.metrics import Floats
 
 Instants = npt.NDArray[np.int64]
+Texts = npt.NDArray[np.object_]
 HALF_LIFE_MS = OWN_HALF_LIFE.total_seconds() * 1000
 
 
@@ -35,7 +36,7 @@ class Past:
     habit: Floats
 
 
-def look_back(purchases: pd.DataFrame, user_id: npt.ArrayLike, item_id: npt.ArrayLike, at_ms: Instants) -> Past:
+def look_back(purchases: pd.DataFrame, user_id: Texts, item_id: Texts, at_ms: Instants) -> Past:
     """Count what lies before each (user, item, instant) (n,).
 
     Parameters
@@ -44,7 +45,7 @@ def look_back(purchases: pd.DataFrame, user_id: npt.ArrayLike, item_id: npt.Arra
         ``user_id, item_id, event_time``; what lies later is not looked at.
     """
     users, items = (pd.Index(purchases[name].unique()) for name in ("user_id", "item_id"))
-    user, item = users.get_indexer(pd.Index(user_id)), items.get_indexer(pd.Index(item_id))
+    user, item = users.get_indexer(user_id), items.get_indexer(item_id)
     his, its = users.get_indexer(purchases["user_id"]), items.get_indexer(purchases["item_id"])
     time = purchases["event_time"].to_numpy(np.int64)
     pairs, pair_of = np.unique(his * len(items) + its, return_inverse=True)

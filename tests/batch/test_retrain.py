@@ -121,18 +121,24 @@ def test_what_a_gate_asks_and_nobody_measured_is_refused() -> None:
     assert verdict.reason.endswith("coverage not measured, at least 0.1")
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Callable[[Steps], dict[str, object]]:
-    """Run the very job that the schedule starts, with its history in a folder."""
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Dagster's; its tables take seconds to make."""
     from batch.history import dagster_home
+
+    return dagster_home(Settings(state_dir=tmp_path_factory.mktemp("state")))
+
+
+@pytest.fixture
+def run(home: Path) -> Callable[[Steps], dict[str, object]]:
+    """Run the very job that the schedule starts."""
     from batch.retraining import Retraining, run_once
 
-    home = dagster_home(Settings(state_dir=tmp_path))
     return lambda steps: run_once(Retraining(steps, retries=False), DAY, home)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_partition_trains_on_what_was_known_at_its_end_and_judges_on_what_is_newer(run, tmp_path: Path) -> None:
+def test_a_partition_trains_on_what_was_known_at_its_end_and_judges_on_what_is_newer(run, home: Path) -> None:
     import dagster as dg
 
     steps = Steps("3")
@@ -143,8 +149,8 @@ def test_a_partition_trains_on_what_was_known_at_its_end_and_judges_on_what_is_n
         ("retriever", trained), ("training_set", trained), ("ranker", trained), ("judge", "3", "7", NOW),
         ("challenger", "7"), ("report", "challenger"),
     ]  # fmt: skip
-    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as history:
-        (kept,) = history.get_runs()
+    with dg.DagsterInstance.from_config(str(home)) as history:
+        (kept,) = history.get_runs(limit=1)
     assert (kept.job_name, kept.status.value, kept.tags["dagster/partition"]) == ("retrain", "SUCCESS", DAY)
     assert kept.tags["headwater/retraining"] == "one"
 
