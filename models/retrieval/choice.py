@@ -15,7 +15,7 @@ from models.retrieval.checkpoint import DONE, TIME, Checkpoint
 from models.retrieval.ease import Ease
 from models.retrieval.neighbours import ItemNeighbours
 from models.retrieval.popularity import Popularity
-from models.retrieval.protocol import Model, Scorer, best
+from models.retrieval.protocol import ALL_OF_THEM, Model, Scorer, best
 from models.retrieval.sequence import Sequences
 from models.retrieval.task import Task
 from models.retrieval.towers import Towers
@@ -129,7 +129,8 @@ def choose(
     for setting in settings:
         began = time.monotonic()
         for trial in trials:
-            trial.made = None  # which may be large, while the next setting's is made
+            if trial.model.patience >= ALL_OF_THEM:  # it is learned in one go, so again if it is asked for
+                trial.made = None  # which may be large, while the next setting's is made
         trials.append(_try(setting, held, repeats, until, progress, checkpoint))
         if checkpoint.over(setting) is None:
             checkpoint.end(setting, DONE if 2 * time.monotonic() - began <= until else TIME)

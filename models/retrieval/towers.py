@@ -10,7 +10,8 @@ import numpy as np
 from models.encoder import UserEncoder
 from models.evaluation.metrics import Ints
 from models.interactions import Dataset, Interactions, Items, Users
-from models.retrieval.protocol import ALL_OF_THEM, Float32s
+from models.retrieval.popularity import Popularity
+from models.retrieval.protocol import ALL_OF_THEM, Float32s, Scorer
 from models.trips import recent_items
 
 
@@ -41,7 +42,9 @@ class Towers:
     checkpoint: Path | None = field(default=None, repr=False)
     patience: ClassVar[int] = ALL_OF_THEM
 
-    def fit(self, log: Interactions) -> _Scores:
+    def fit(self, log: Interactions) -> Scorer:
+        if not len(log):  # as before what was held out, where all was
+            return Popularity().fit(log)
         from models.two_tower import TowerConfig, Trainer
 
         config = TowerConfig(passes=self.passes)
@@ -53,5 +56,5 @@ class Towers:
         end = int(log.at_ms.max(initial=0)) + 1
         return _Scores(encoder, recent_items(log, np.arange(log.n_users, dtype=np.int32), end, config.n_recent))
 
-    def variants(self, log: Interactions) -> Iterator[tuple["Towers", _Scores]]:
+    def variants(self, log: Interactions) -> Iterator[tuple["Towers", Scorer]]:
         yield self, self.fit(log)

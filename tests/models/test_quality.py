@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from headwater.cli.main import build
 from headwater.errors import DataError
+from models.evaluation.metrics import PAD
 from models.retrieval import choice
-from models.retrieval.quality import by_segment, exposed, judged, run, write
+from models.retrieval.checkpoint import TIME
+from models.retrieval.ease import Ease
+from models.retrieval.quality import SOURCES, by_segment, checkpoint_of, exposed, judged, run, write
 from models.retrieval.sequence import Sequences
 from models.retrieval.task import read_task
 
@@ -120,6 +124,48 @@ def test_unknown_items_and_users_count_against_a_model_and_listed_items_may_be_s
     assert found["recall@10"] == pytest.approx(2 / 3, abs=1e-5)
     assert found["items"] == 4
     assert {task.items.ids.values[item] for item in lists.items[0] if item >= 0} == {"z", "more"}
+
+
+@pytest.mark.parametrize("name", [*SOURCES, "pipeline"])
+@pytest.mark.parametrize("users", [["a"], ["a"] * 9, [f"u{n}" for n in range(9)]])
+def test_a_log_of_one_item_is_answered_with_it(tmp_path: Path, name: str, users: list[str]) -> None:
+    train = pa.table({"user_id": users, "item_id": ["x"] * len(users), "event_time": np.arange(len(users))})
+    test = pa.table({"user_id": [users[0], "new"], "item_id": ["x", "x"], "event_time": [50, 60]})
+    lists, found = run(read_task(*saved(tmp_path, train, test), repeats=True), name, True, 5, 0.1)
+    assert lists.items.tolist() == [[0, PAD, PAD, PAD, PAD]] * 2
+    assert (found["recall@5"], found["new_test_users"]) == (1, 1)
+    assert np.isfinite(lists.scores[:, 0]).all()
+
+
+def test_new_users_are_shown_what_was_new_to_those_before_them(tmp_path: Path) -> None:
+    """Each day thirty users come, for one day, and want what nobody wanted before."""
+    day, user = np.divmod(np.arange(10 * 30), 30)
+    users, items = [f"{one}-{other}" for one, other in zip(day, user, strict=True)], 10 * (day // 2) + user % 3
+    items = np.append(items, np.zeros(200, int))  # what is popular over all time is of the first day
+    times = np.append(day * 86_400_000, np.zeros(200, int))
+    table = pa.table({"user_id": [*users, *(f"old-{n}" for n in range(200))], "item_id": items, "event_time": times})
+    late = pa.array(times == 9 * 86_400_000)
+    task = read_task(*saved(tmp_path, table.filter(pc.invert(late)), table.filter(late)), repeats=False)
+    _, found = run(task, "itemknn", False, 5, 1.0)
+    assert found["new_users_by"].startswith("Popularity(half_life=0.")
+    assert found["segments"]["new_users"]["users"] == 30
+    assert found["ndcg@5"] > 0.6
+    assert found["ndcg@10_over_popularity"][1] > 0.2
+
+
+def test_the_command_leaves_no_checkpoint_and_goes_on_from_one(tmp_path: Path) -> None:
+    train, test = saved(tmp_path, *drawn())
+    task = read_task(train, test, repeats=False)
+    kept = checkpoint_of(task, "ease", False, 1.0, tmp_path / "out.parquet.checkpoint")
+    assert checkpoint_of(task, "ease", True, 1.0, tmp_path).folder != tmp_path / kept.folder.name
+    kept.add(Ease(200), Ease(200, decay=0.5), 2.0)
+    kept.end(Ease(200), TIME)
+    words = ["quality", "--train", str(train), "--test", str(test), "--out", str(tmp_path / "out.parquet")]
+    done = CliRunner().invoke(build(), [*words, "--model", "ease", "--minutes", "1", "--k", "10", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["model"] == "Ease(regularization=200, decay=0.5)"
+    assert json.loads(done.stdout)["validation_ndcg@10"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "test.parquet", "train.parquet"]
 
 
 def test_impressions_and_returns_are_no_wishes(tmp_path: Path) -> None:

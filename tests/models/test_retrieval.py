@@ -1,5 +1,6 @@
 """What every retrieval model must hold, and each against a slow and obvious twin."""
 
+import weakref
 from itertools import pairwise
 from typing import Any
 
@@ -234,6 +235,23 @@ def test_the_best_setting_is_chosen_and_what_there_was_no_time_for_is_told() -> 
     assert hurried.untried == len(tried) - 1
     assert len(hurried.tried) == 1
     assert set(hurried.tried.items()) <= set(found.tried.items())
+
+
+def test_the_weights_of_one_setting_exist_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    plain = Ease.fit
+
+    def fit(self: Ease, log: Interactions) -> Any:
+        assert not any(one() is not None for one in made)
+        scorer = plain(self, log)
+        made.append(weakref.ref(scorer.weights))
+        return scorer
+
+    monkeypatch.setattr(Ease, "fit", fit)
+    held = choice.hold_out(log_of([(user, item) for item in range(6) for user in range(4)]), None, repeats=False)
+    found = choice.choose([Ease(1.0), Ease(2.0), Ease(3.0)], held, False, float("inf"))
+    assert len(made) == 3
+    assert choice.judge(found.scorer, held, False) == found.score
 
 
 def test_variants_that_are_no_better_exhaust_a_model_s_patience() -> None:
