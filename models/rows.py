@@ -99,6 +99,7 @@ def read_rows(directory: Path, feature_names: Sequence[str], declared: Objective
     source = ds.dataset(directory)
     there, label = set(source.schema.names), declared.objectives[declared.main].column
     missing = {REQUEST, AT, label, WEIGHT, "item_id", *feature_names} - there
+    there -= set(feature_names)
     if missing:
         raise DataError(
             f"{directory}: no column {', '.join(sorted(missing))}. Make the rows anew: headwater training-set"

@@ -77,7 +77,7 @@ def tower() -> UserEncoder:
 
 @pytest.fixture
 def write(settings: Settings, plan: FeaturePlan) -> Callable[..., Path]:
-    """``write(version)`` publishes a bundle of 60 items and two users, with ``others`` a head of the opposite mind too."""
+    """``write(version)`` publishes a bundle of 60 items and two users; ``others`` adds a head of the opposite mind."""
     (settings.repo / "surfaces.toml").write_text(SURFACES)
     plan.model_copy(update={"repo": str(settings.repo)}).save(settings.manifest_path)
 
