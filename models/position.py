@@ -37,7 +37,7 @@ def yes_weights(position: Float32s, yes: Bools, declared: Position) -> Float32s:
 
 
 def list_by_yes(rows: Rows, weights: Float32s) -> tuple[Rows, Float32s]:
-    """A list for each yes, of itself and, as noes, what lies below it in its own; and rows' weights, each the yes's.
+    """A list for each yes, of itself and, as negatives, what lies below it in its own; and its weight for all its rows.
 
     Parameters
     ----------

@@ -99,6 +99,7 @@ def read_rows(directory: Path, feature_names: Sequence[str], declared: Objective
     source = ds.dataset(directory)
     there, label = set(source.schema.names), declared.objectives[declared.main].column
     missing = {REQUEST, AT, label, WEIGHT, "item_id", *feature_names} - there
+    there -= set(feature_names)
     if missing:
         raise DataError(
             f"{directory}: no column {', '.join(sorted(missing))}. Make the rows anew: headwater training-set"
@@ -115,17 +116,19 @@ def read_rows(directory: Path, feature_names: Sequence[str], declared: Objective
     if not table.num_rows:
         raise DataError(f"{directory}: no training rows. Make them first: headwater training-set")
     ordered = table.sort_by([(AT, "ascending"), (REQUEST, "ascending"), ("item_id", "ascending")])
-    return _rows(ordered, feature_names, label, others)
+    return _rows(ordered, feature_names, label, others, POSITION in there)
 
 
-def _rows(table: pa.Table, feature_names: Sequence[str], label: str, others: Mapping[str, str]) -> Rows:
+def _rows(
+    table: pa.Table, feature_names: Sequence[str], label: str, others: Mapping[str, str], has_position: bool
+) -> Rows:
     codes = table[REQUEST].combine_chunks().dictionary_encode().indices.to_numpy()
     changed = np.append(True, codes[1:] != codes[:-1])
     features = np.empty((table.num_rows, len(feature_names)), np.float32)
     for column, name in enumerate(feature_names):
         features[:, column] = table[name].to_numpy()
     at_ms = table[AT].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64()).to_numpy()
-    position = table[POSITION].cast(pa.float32()).to_numpy() if POSITION in table.column_names else None
+    position = table[POSITION].cast(pa.float32()).to_numpy() if has_position else None
     return Rows(
         features, _numbers(table, label).astype(np.int8), _numbers(table, WEIGHT).astype(np.float32),
         (np.cumsum(changed) - 1).astype(np.int32),

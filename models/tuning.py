@@ -7,7 +7,9 @@ Akiba and others, "Optuna: A Next-generation Hyperparameter Optimization Framewo
 """
 
 import json
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -76,16 +78,12 @@ def tune(
     Raises
     ------
     DataError
-        The requests cannot be parted by time, or their labels tell nothing apart.
+        The requests cannot be parted by time, their labels tell nothing apart, or the file of studies is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     earlier, later = split(rows, base)
     study.parent.mkdir(parents=True, exist_ok=True)
-    held = optuna.create_study(
-        study_name=_study_name(rows, base), storage=f"sqlite:///{study}", load_if_exists=True,
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=SEED),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=WARM_TRIALS, n_warmup_steps=WARM_ROUNDS),
-    )  # fmt: skip
+    held = _opened(study, _study_name(rows, base))
     if not held.trials:
         held.enqueue_trial({name: getattr(base, name) for name in _SEARCHED})  # the first is what there is
 
@@ -122,6 +120,21 @@ def keep(tuned: Tuned, path: Path, feature_schema_hash: str) -> None:
 
 
 _SEARCHED = ("learning_rate", "leaves", "least_in_leaf", "feature_share", "row_share")
+
+
+def _opened(study: Path, name: str) -> optuna.Study:
+    try:
+        with closing(sqlite3.connect(study)) as held:
+            (found,) = held.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found != "ok":
+        raise DataError(f"{study}: no file of trials, {found}. Delete it, and the search begins anew.")
+    return optuna.create_study(
+        study_name=name, storage=f"sqlite:///{study}", load_if_exists=True, direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=SEED),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=WARM_TRIALS, n_warmup_steps=WARM_ROUNDS),
+    )  # fmt: skip
 
 
 def _study_name(rows: Rows, base: RankerConfig) -> str:

@@ -88,13 +88,13 @@ def test_a_weight_is_as_many_rows(rows, data):
 
 
 def corrected(told, kept):
-    """He and others' formula: the probability among all rows, from one where a share of noes was kept."""
+    """He and others' formula: the probability among all rows, from one where a share of negatives was kept."""
     return told / (told + (1 - told) / kept)
 
 
 @given(rows, st.sampled_from([0.05, 0.3, 0.5, 1.0]))
 @settings(max_examples=60, deadline=None)
-def test_weighing_the_noes_that_were_kept_is_the_closed_form_correction(rows, kept):
+def test_weighing_the_negatives_that_were_kept_is_the_closed_form_correction(rows, kept):
     scores, labels = np.array(rows, float).T
     weighed = fit(scores, labels, np.where(labels > 0, 1, 1 / kept))
     at = np.unique(scores).astype(np.float32)
@@ -102,7 +102,7 @@ def test_weighing_the_noes_that_were_kept_is_the_closed_form_correction(rows, ke
 
 
 def sampled(kept, seed=7, n=60_000):
-    """Scores, labels and weights of rows with all yeses and a share of the noes, and the truth."""
+    """Scores, labels and weights of rows with all positives and a share of the negatives, and the truth."""
     generator = np.random.default_rng(seed)
     scores = generator.normal(size=n)
     truth = 1 / (1 + np.exp(3 - 1.5 * scores))
@@ -113,7 +113,7 @@ def sampled(kept, seed=7, n=60_000):
 
 @pytest.mark.parametrize("kept", [0.05, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("method", calibration.METHODS)
-def test_probabilities_are_right_however_many_noes_were_left_out(method, kept):
+def test_probabilities_are_right_however_many_negatives_were_left_out(method, kept):
     scores, labels, weights, truth = sampled(kept)
     told = calibration.fitted(method, scores, labels, weights)(scores.astype(np.float32))
     assert np.average(np.abs(told - truth), weights=weights) < 0.01

@@ -144,8 +144,8 @@ def test_without_a_constraint_some_score_falls(folder):
 
 
 def test_a_constraint_on_a_feature_that_is_not_read_is_refused_by_name(folder):
-    declared = DEFAULT_OBJECTIVES.model_copy(update={"monotone": {"habbit": 1}})
-    with pytest.raises(ConfigError, match=r"monotone.habbit: the ranker reads no such feature.*habit, noise"):
+    declared = DEFAULT_OBJECTIVES.model_copy(update={"monotone": {"habits": 1}})
+    with pytest.raises(ConfigError, match=r"monotone.habits: the ranker reads no such feature.*habit, noise"):
         fit_ranker(read_rows(folder, NAMES), NAMES, replace(CONFIG, declared=declared))
 
 

@@ -114,6 +114,15 @@ def test_candidates_that_were_not_shown_have_no_label_and_are_left_out(tmp_path,
     assert read.label.sum() == table.filter(pa.array(shown))["label"].to_numpy().sum()
 
 
+def test_a_feature_may_have_the_name_of_a_column_of_impressions(tmp_path):
+    table = labelled()
+    names = ["position" if name == "noise" else "shown" if name == "habit" else name for name in table.column_names]
+    pq.write_table(table.rename_columns(names), tmp_path / "part-0.parquet")
+    read = read_rows(tmp_path, ("shown", "position"))
+    assert len(read) == len(table)
+    assert read.position is None
+
+
 @pytest.mark.parametrize(
     ("column", "values", "why"),
     [

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.archived import archive
 
-from headwater.errors import DataError, ModelError
+from headwater.errors import ConfigError, DataError, ModelError
 from headwater.settings import Settings
 from models import registry, training
 from models.bundle import load_bundle
@@ -113,6 +113,37 @@ def test_bundles_of_different_features_are_not_compared(settings, trained):
     bundles = [load_bundle(settings.bundles_dir / version) for version in ("1", meta.version)]
     with pytest.raises(ModelError, match="different feature schemas"):
         compare_rankers(training.paths_of(settings).rows, *bundles)
+
+
+OBJECTIVES = """
+[objectives.order]
+column = "label"
+[objectives.value]
+column = "value"
+learn = "graded"
+[monotone]
+habit = 1
+"""
+
+
+def test_what_the_repository_declares_is_in_the_bundle(settings, trained, tmp_path):
+    rows = pq.read_table(training.paths_of(settings).rows)
+    value = rows["label"].to_numpy() * (1.0 + np.arange(len(rows)) % 5)
+    (tmp_path / "rows").mkdir()
+    pq.write_table(
+        rows.set_column(rows.column_names.index("value"), "value", pa.array(value)), tmp_path / "rows" / "part.parquet"
+    )
+    (tmp_path / "objectives.toml").write_text(OBJECTIVES)
+    meta, fitted = training.train_ranker(settings, SERVICE, END, END, rows=tmp_path / "rows", repo=tmp_path)
+    bundle = load_bundle(settings.bundles_dir / meta.version)
+    some = np.array([[0.5, 1], [0.1, 0]], np.float32)
+    assert [head.name for head in bundle.heads] == ["order", "value"]
+    for loaded, made in zip(bundle.heads, fitted.heads, strict=True):
+        assert np.array_equal(loaded.expected(some), made.expected(some))
+        assert "[monotone_constraints: 0,1]" in made.ranker.to_text()
+    (tmp_path / "objectives.toml").write_text(OBJECTIVES.replace("habit", "habits"))
+    with pytest.raises(ConfigError, match=r"monotone.habits: the ranker reads no such feature"):
+        training.train_ranker(settings, SERVICE, END, END, rows=tmp_path / "rows", repo=tmp_path)
 
 
 def test_retrieval_knows_nothing_of_the_requests(settings, trained):

@@ -89,6 +89,16 @@ def test_labels_that_tell_nothing_apart_are_refused_before_the_first_trial(rows:
         tune(rows.take(rows.at_ms < rows.at_ms[1]), NAMES, tmp_path / "tuning.db", 1, CONFIG)
 
 
+def test_a_damaged_file_of_trials_is_told_in_a_sentence(rows: Rows, tmp_path: Path) -> None:
+    study = tmp_path / "tuning.db"
+    tune(rows, NAMES, study, 1, CONFIG)
+    whole = study.read_bytes()
+    for damaged in (b"no database, but long enough to be looked into" * 40, whole[: len(whole) // 2]):
+        study.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"tuning\.db: no file of trials, (?s:.*)Delete it"):
+            tune(rows, NAMES, study, 1, CONFIG)
+
+
 def test_what_is_declared_is_searched_with_and_apart_from_other_trials(rows: Rows, tmp_path: Path) -> None:
     begun: list[int] = []
     constrained = replace(CONFIG, declared=DEFAULT_OBJECTIVES.model_copy(update={"monotone": {"habit": -1}}))
