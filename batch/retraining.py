@@ -11,7 +11,7 @@ serves on whatever fails, for only ``promotion`` names another.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -99,11 +99,12 @@ def _step(context: dg.AssetExecutionContext) -> Iterator[Steps]:
         raise dg.Failure(str(error), allow_retries=retraining.retries and not refused) from error
 
 
-def _asset(told: str) -> Any:
-    return dg.asset(
+def _asset(told: str) -> Callable[[Callable[..., Any]], Any]:
+    asset: Callable[[Callable[..., Any]], Any] = dg.asset(
         partitions_def=DAYS, required_resource_keys={"retraining"}, retry_policy=RETRIES, group_name="retraining",
         description=told,
     )  # fmt: skip
+    return asset
 
 
 @_asset("Epoch ms until which the archive is known.")

@@ -119,7 +119,7 @@ def reliability(probabilities: npt.ArrayLike, label: npt.ArrayLike, weight: npt.
     p, y, w = (np.asarray(each, np.float64) for each in (probabilities, label, weight))
     edges = np.unique(np.quantile(p, np.linspace(0, 1, BINS + 1)[1:-1]))
     place = np.searchsorted(edges, p, side="right")
-    heavy = np.bincount(place, w)
+    heavy = np.asarray(np.bincount(place, w), np.float64)
     held = heavy > 0
     told, found = (np.bincount(place, w * each)[held] / heavy[held] for each in (p, y))
     return Reliability(told, found, heavy[held], expected_calibration_error(p, y, BINS, w))

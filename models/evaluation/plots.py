@@ -10,7 +10,7 @@ from models.evaluation.findings import Reliability, Segment
 from models.evaluation.metrics import Bools, Interval
 
 INK, SOFT, LOUD, PALE = "#1f3a5f", "#7f97b2", "#c8553d", "#e3eaf2"
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "headwater", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9,
     "text.parse_math": False,  # a name may hold a dollar sign
     "axes.spines.top": False, "axes.spines.right": False,
