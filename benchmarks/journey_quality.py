@@ -37,7 +37,10 @@ OURS, TOWERS = "pipeline", "two-tower"
 TO_BEAT = ("own decayed frequency", "TIFU-KNN", "UP-CF")
 FIRST_TO_BEAT = ("EASE", "item-to-item")
 FIND_NEW = (*FIRST_TO_BEAT, TOWERS, "popularity")
-TIFU, UPCF, EASE, NEIGHBOURS = TifuKnn(), UpCf(), DualEase(), ItemNeighbours()
+TIFU = TifuKnn(neighbours=100, within_decay=0.98, group_decay=0.9, own=0.5)
+UPCF = UpCf(recency=0, locality=30.0)
+EASE = DualEase(regularization=1_000, decay=0.99)
+NEIGHBOURS = ItemNeighbours(neighbours=1_000, shrink=50, decay=0.9)
 
 
 class Learner(Protocol):
