@@ -29,6 +29,7 @@ from models.retrieval.towers import Towers
 
 LISTED, FOUND, SEED = 20, 100, 20171126
 CHECKED_USERS = 30
+LEAST = 1e-4  # of a baseline in a ratio: figures have four places
 METRICS: Mapping[str, tuple[Metric, int]] = {
     "NDCG@10": (ndcg, 10), "recall@20": (recall, LISTED), f"recall@{FOUND}": (recall, FOUND),
 }  # fmt: skip
@@ -36,7 +37,10 @@ OURS, TOWERS = "pipeline", "two-tower"
 TO_BEAT = ("own decayed frequency", "TIFU-KNN", "UP-CF")
 FIRST_TO_BEAT = ("EASE", "item-to-item")
 FIND_NEW = (*FIRST_TO_BEAT, TOWERS, "popularity")
-TIFU, UPCF, EASE, NEIGHBOURS = TifuKnn(), UpCf(), DualEase(), ItemNeighbours()
+TIFU = TifuKnn(neighbours=100, within_decay=0.98, group_decay=0.9, own=0.5)
+UPCF = UpCf(recency=0, locality=30.0)
+EASE = DualEase(regularization=1_000, decay=0.99)
+NEIGHBOURS = ItemNeighbours(neighbours=1_000, shrink=50, decay=0.9)
 
 
 class Learner(Protocol):
@@ -136,12 +140,12 @@ def _beside(
         if k > lists[ours].shape[1]:
             continue
         values = {name: metric(of_users, sizes, k) for name, of_users in hits.items()}
-        for name in values.keys() - {ours}:
+        for name in (each for each in values if each != ours):
             gain = paired_bootstrap(values[ours], values[name], SEED)
             target = name in to_beat and label == judged_by
             yield Measure(
                 f"{told}{ours}, {label}", round(mean(values[ours]), 4), "", name, round(mean(values[name]), 4),
-                round(mean(values[ours]) / mean(values[name]), 3), 1 if target else None,
+                round(mean(values[ours]) / max(mean(values[name]), LEAST), 3), 1 if target else None,
                 gain.low > 0 if target else None,
                 note=f"gain {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] over {len(users):,} households",
             )  # fmt: skip

@@ -29,7 +29,7 @@ from headwater.errors import UnavailableError
 from headwater.registry.manifest import load_plan
 from headwater.settings import Settings
 from models.evaluation.metrics import Ints, top_k_grouped
-from models.interactions import Dataset, read_purchases
+from models.interactions import Dataset, newest_ms, read_purchases
 from models.ranker import Ranker
 from models.ranking import fit_ranker, read_rows
 from models.requests import DEFAULT_SAMPLING, instant_requests
@@ -64,7 +64,8 @@ def lists(settings: Settings, data: Dataset, users: Ints, at_ms: int, depth: int
 
     A household that the retriever never saw, since its first purchase came too late, has an empty list.
     """
-    retriever = train_retriever(settings, home_of(settings), DEFAULT_SAMPLING.start_ms(at_ms))
+    known_ms = min(at_ms, newest_ms(settings.events_dir) + 1)  # as the rows are drawn
+    retriever = train_retriever(settings, home_of(settings), DEFAULT_SAMPLING.start_ms(known_ms))
     plan = load_plan(settings.repo)
     spark = spark_session(settings)
     try:

@@ -12,10 +12,9 @@ from support.camps import DAY_MS, two_camps
 
 from benchmarks import journey_quality, pipeline
 from benchmarks.journey_quality import OURS, TOWERS, Task, _beside, _pairs, task_of
-from headwater.bench import Measure
 from headwater.errors import ConfigError
 from headwater.settings import Settings
-from models.evaluation.metrics import Relevance
+from models.evaluation.metrics import Ints, Relevance
 from models.interactions import Dataset, Ids, Items, Users
 from models.ranker import Ranker
 
@@ -27,40 +26,33 @@ def task() -> Task:
     return Task(data, before, _pairs(data.bought.between(at_ms, 2**62)), at_ms)
 
 
-@pytest.fixture
-def found(task: Task, monkeypatch: pytest.MonkeyPatch) -> list[Measure]:
+def test_every_method_is_judged_and_only_what_is_to_be_beaten_has_a_target(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @contextlib.contextmanager
     def journey(households: int) -> Iterator[Settings]:
         yield Settings()
+
+    def lists(settings: Settings, data: Dataset, users: Ints, at_ms: int, depth: int) -> Ints:
+        return np.tile(np.arange(depth, dtype=np.int32), (len(users), 1))
 
     monkeypatch.setattr(journey_quality, "require_cornac", lambda: None)
     monkeypatch.setattr(journey_quality, "differences", lambda *asked: {"TIFU-KNN": 0.0, "UP-CF": 1.0})
     monkeypatch.setattr(journey_quality, "task_of", lambda settings, period: task)
     monkeypatch.setattr(pipeline, "journey", journey)
-    monkeypatch.setattr(
-        pipeline,
-        "lists",
-        lambda settings, data, users, at_ms, depth: np.tile(np.arange(depth, dtype=np.int32), (len(users), 1)),
-    )
-    return list(journey_quality.measure(1.0))
-
-
-def test_every_method_is_judged_and_only_what_is_to_be_beaten_has_a_target(found: list[Measure]) -> None:
-    told = {(one.name, one.baseline): one for one in found}
+    monkeypatch.setattr(pipeline, "lists", lists)
+    found = list(journey_quality.measure(1.0))
+    told = [(one.name, one.baseline) for one in found]
     others = {"own decayed frequency", "popularity", "TIFU-KNN", "UP-CF", "EASE", "item-to-item", TOWERS}
     for label in ("NDCG@10", "recall@20"):
         assert {name for subject, name in told if subject == f"{OURS}, {label}"} == others
     for label in ("NDCG@10", "recall@20", "recall@100"):
         beside = {name for subject, name in told if subject == f"first purchases, {TOWERS}, {label}"}
         assert beside == {"popularity", "EASE", "item-to-item"}
-    judged = {(one.name, one.baseline) for one in found if one.target is not None and one.ratio is not None}
-    assert judged == {
+    assert {(one.name, one.baseline) for one in found if one.target is not None and one.ratio is not None} == {
         *((f"{OURS}, NDCG@10", name) for name in ("own decayed frequency", "TIFU-KNN", "UP-CF")),
         *((f"first purchases, {TOWERS}, recall@100", name) for name in ("EASE", "item-to-item")),
     }
-
-
-def test_a_method_that_differs_from_cornacs_is_told(found: list[Measure]) -> None:
     assert [one.holds for one in found if "cornac" in one.name] == [True, False]
 
 
@@ -69,6 +61,7 @@ def test_a_gain_holds_where_its_interval_lies_above_zero() -> None:
     n = 40
     wanted = Relevance.from_pairs(np.arange(n), np.zeros(n), n, 3)
     right, wrong = np.zeros((n, 20), np.int32), np.ones((n, 20), np.int32)
+    wrong[0] = 0
     half = np.where(np.arange(n)[:, None] % 2, right, wrong)
     better = list(_beside("a", {"a": right, "b": wrong, "c": right}, wanted, ("b", "c"), "NDCG@10"))
     assert {one.baseline: one.holds for one in better if one.name == "a, NDCG@10"} == {"b": True, "c": False}
