@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from models.interactions import Interactions
 from models.retrieval import pipeline, quality
+from models.retrieval.checkpoint import Checkpoint
 from models.retrieval.choice import hold_out
 from models.retrieval.facts import DECAYS, HALF_LIVES, RECENT, Facts
 from models.retrieval.neighbours import ItemNeighbours
@@ -120,6 +121,16 @@ def test_lists_do_not_depend_on_who_is_asked_for_with_whom(monkeypatch: pytest.M
     assert np.array_equal(together.items, apart.items[::-1])
     assert np.array_equal(together.scores, apart.scores[::-1])
     assert np.isfinite(scorer.scores(users[:3])).all()
+
+
+def test_a_pipeline_whose_models_were_chosen_before_is_the_same(tmp_path: Path) -> None:
+    log, users = habits(), np.arange(20, dtype=np.int32)
+    held = hold_out(log, 11, repeats=True)
+    first, again = (
+        choose_pipeline(CHEAP, {}, held, True, time.monotonic(), checkpoint=Checkpoint(tmp_path)) for _ in range(2)
+    )
+    assert (again.score, again.tried, again.untried) == (first.score, first.tried, first.untried)
+    assert np.array_equal(again.scorer.scores(users), first.scorer.scores(users))
 
 
 def test_what_was_had_is_put_forward_only_where_it_may_come_again() -> None:

@@ -138,9 +138,9 @@ def test_a_log_of_one_item_is_answered_with_it(tmp_path: Path, name: str, users:
 
 
 def test_new_users_are_shown_what_was_new_to_those_before_them(tmp_path: Path) -> None:
-    """Each day thirty users come, for one day, and want what nobody wanted before."""
+    """Each day thirty users come, for one day, and what they want changes every three days."""
     day, user = np.divmod(np.arange(10 * 30), 30)
-    users, items = [f"{one}-{other}" for one, other in zip(day, user, strict=True)], 10 * (day // 2) + user % 3
+    users, items = [f"{one}-{other}" for one, other in zip(day, user, strict=True)], 10 * ((day + 2) // 3) + user % 3
     items = np.append(items, np.zeros(200, int))  # what is popular over all time is of the first day
     times = np.append(day * 86_400_000, np.zeros(200, int))
     table = pa.table({"user_id": [*users, *(f"old-{n}" for n in range(200))], "item_id": items, "event_time": times})
