@@ -13,7 +13,7 @@ from headwater.bench import Measure
 from models.encoder import UserEncoder
 from models.evaluation.metrics import Floats, Relevance, mean, paired_bootstrap, recall, top_k
 from models.interactions import Dataset
-from models.trips import recent_items
+from models.trips import recent_history
 from models.two_tower import TowerConfig, Trainer
 
 HOUSEHOLDS = 2_469
@@ -60,7 +60,7 @@ def purchases(size: float) -> tuple[Dataset, int]:
 
 
 def _trained(
-    epochs: int, examples: int, batches: Callable[[int], Any], step: Callable[[Any], float]
+    epochs: int, examples: int, batches: Callable[[int], Any], step: Callable[[Any], Any]
 ) -> tuple[float, float]:
     """Train; examples a second, and CPU milliseconds an example."""
     began, used = time.monotonic(), time.process_time()
@@ -78,7 +78,7 @@ def _recall(encoder: UserEncoder, data: Dataset, at_ms: int) -> Floats:
     known = Relevance.from_pairs(before.user, before.item, *shape)
     wanted = Relevance.from_pairs(after.user, after.item, *shape).split(known)[1]
     users = wanted.users
-    scores = encoder.encode(users, recent_items(before, users, at_ms, TowerConfig().n_recent)) @ encoder.items.T
+    scores = encoder.encode(users, *recent_history(before, users, at_ms, TowerConfig().n_recent)) @ encoder.items.T
     row = np.full(shape[0], -1)
     row[users] = np.arange(len(users))
     had = row[before.user] >= 0
