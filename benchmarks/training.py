@@ -1,6 +1,9 @@
 """Training the two towers, beside the same towers with a full softmax over the batch and dense AdamW."""
 
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +21,7 @@ from models.two_tower import TowerConfig, Trainer
 
 HOUSEHOLDS = 2_469
 DEPTH, SEED = 100, 20171126
+STREAMED, STREAMED_AT_ONCE = 100_000, 2**15
 THREADS = os.cpu_count() or 1
 """Of dense training, as torch has it unless told otherwise; ours takes one."""
 
@@ -50,7 +54,26 @@ def measure(size: float) -> Sequence[Measure]:
             round(mean(found["dense"]), 4), round(mean(found["ours"]) / mean(found["dense"]), 3), 1, gain.high >= 0,
             note=f"gain {gain.mean:.4f} [{gain.low:.4f}, {gain.high:.4f}] over households",
         ),
+        _memory(max(2_000, int(STREAMED * size))),
     ]  # fmt: skip
+
+
+def _memory(purchases: int) -> Measure:
+    """Peak of a training that streams its trips, and of one on eight times as many; each in a process of its own."""
+    few, many = (_peak_mb(n) for n in (purchases, 8 * purchases))
+    return Measure(
+        f"peak memory, {8 * purchases:,} generated purchases from the archive", round(many), "MiB",
+        f"{purchases:,} purchases", round(few), round(many / few, 3), None, None, note=f"{many - few:.0f} MiB more",
+    )  # fmt: skip
+
+
+def _peak_mb(purchases: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [f"{folder}/home", str(purchases), str(STREAMED_AT_ONCE)]
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.tower_memory", *arguments], capture_output=True, text=True, check=True
+        )
+    return float(done.stdout)
 
 
 def purchases(size: float) -> tuple[Dataset, int]:
