@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from models.encoder import UserEncoder
 from models.evaluation.metrics import PAD
 from models.interactions import Dataset
 from models.two_tower import TowerConfig, Trainer
+from models.two_tower.batches import weights
 
 BATCH = 1024
 
@@ -25,12 +26,14 @@ class DenseTrainer:
     def __init__(self, data: Dataset, config: TowerConfig, threads: int) -> None:
         self._like = Trainer(data, config, "cpu")
         torch.set_num_threads(threads)
-        self.config, self.trips = config, self._like.trips
-        self.items, self.users = self._like.items, self._like.users
-        self.rows = nn.Parameter(self.items.own.clone())
-        everything = [self.rows, *self.items.parameters(), *self.users.parameters()]
-        self.optimiser = torch.optim.AdamW(everything, config.learning_rate)
-        self.weight = torch.from_numpy(self._like.sampler.weight)
+        self.config, self.towers = config, self._like.towers
+        (self.trips,) = self._like.corpus.log.blocks
+        for table in self.towers.tables():
+            rows = table.rows
+            del table.rows
+            table.rows = nn.Parameter(rows)
+        self.optimiser = torch.optim.AdamW(self.towers.parameters(), config.learning_rate)
+        self.weight = torch.from_numpy(weights(self.trips, self._like.corpus.log.last_ms, config))
         self._trip_of = np.repeat(np.arange(len(self.trips)), np.diff(self.trips.bounds))
         counts = np.bincount(self.trips.items, minlength=len(data.items))
         self._log_q = torch.from_numpy(np.log(np.maximum(counts, 1) / len(self.trips.items)).astype(np.float32))
@@ -45,9 +48,10 @@ class DenseTrainer:
         trip = self._trip_of[lines]
         item = torch.from_numpy(self.trips.items[lines].astype(np.int64))
         recent = torch.from_numpy(self.trips.recent[trip].astype(np.int64))
-        lately = self._vectors(recent.clamp_min(0).ravel()).view(*recent.shape, -1)
-        users = self.users(torch.from_numpy(self.trips.user[trip].astype(np.int64)), lately, (recent != PAD).float())
-        logits = users @ self._vectors(item).T / self.config.temperature - self._log_q[item]
+        ages = torch.from_numpy(self.trips.ages[trip].astype(np.int64))
+        lately = self.towers.items(recent.clamp_min(0).ravel()).view(*recent.shape, -1)
+        users = self.towers.users(torch.from_numpy(self.trips.user[trip].astype(np.int64)), lately, recent != PAD, ages)
+        logits = users @ self.towers.items(item).T / self.config.temperature - self._log_q[item]
         twice = (item[:, None] == item) & ~torch.eye(len(item), dtype=torch.bool)
         losses = functional.cross_entropy(
             logits.masked_fill(twice, -torch.inf), torch.arange(len(item)), reduction="none"
@@ -61,9 +65,4 @@ class DenseTrainer:
 
     def export(self) -> UserEncoder:
         """As the trainer that is measured exports its own."""
-        self.items.own = self.rows.detach()
-        return self._like.export()
-
-    def _vectors(self, items: Tensor) -> Tensor:
-        found: Tensor = self.items(items, self.rows[items])
-        return found
+        return self.towers.export()

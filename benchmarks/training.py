@@ -1,6 +1,9 @@
 """Training the two towers, beside the same towers with a full softmax over the batch and dense AdamW."""
 
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,11 +16,12 @@ from headwater.bench import Measure
 from models.encoder import UserEncoder
 from models.evaluation.metrics import Floats, Relevance, mean, paired_bootstrap, recall, top_k
 from models.interactions import Dataset
-from models.trips import recent_items
+from models.trips import recent_history
 from models.two_tower import TowerConfig, Trainer
 
 HOUSEHOLDS = 2_469
 DEPTH, SEED = 100, 20171126
+STREAMED, STREAMED_AT_ONCE = 100_000, 2**15
 THREADS = os.cpu_count() or 1
 """Of dense training, as torch has it unless told otherwise; ours takes one."""
 
@@ -50,7 +54,26 @@ def measure(size: float) -> Sequence[Measure]:
             round(mean(found["dense"]), 4), round(mean(found["ours"]) / mean(found["dense"]), 3), 1, gain.high >= 0,
             note=f"gain {gain.mean:.4f} [{gain.low:.4f}, {gain.high:.4f}] over households",
         ),
+        _memory(max(2_000, int(STREAMED * size))),
     ]  # fmt: skip
+
+
+def _memory(purchases: int) -> Measure:
+    """Peak of a training that streams its trips, and of one on eight times as many; each in a process of its own."""
+    few, many = (_peak_mb(n) for n in (purchases, 8 * purchases))
+    return Measure(
+        f"peak memory, {8 * purchases:,} generated purchases from the archive", round(many), "MiB",
+        f"{purchases:,} purchases", round(few), round(many / few, 3), None, None, note=f"{many - few:.0f} MiB more",
+    )  # fmt: skip
+
+
+def _peak_mb(purchases: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [f"{folder}/home", str(purchases), str(STREAMED_AT_ONCE)]
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.tower_memory", *arguments], capture_output=True, text=True, check=True
+        )
+    return float(done.stdout)
 
 
 def purchases(size: float) -> tuple[Dataset, int]:
@@ -60,7 +83,7 @@ def purchases(size: float) -> tuple[Dataset, int]:
 
 
 def _trained(
-    epochs: int, examples: int, batches: Callable[[int], Any], step: Callable[[Any], float]
+    epochs: int, examples: int, batches: Callable[[int], Any], step: Callable[[Any], Any]
 ) -> tuple[float, float]:
     """Train; examples a second, and CPU milliseconds an example."""
     began, used = time.monotonic(), time.process_time()
@@ -78,7 +101,7 @@ def _recall(encoder: UserEncoder, data: Dataset, at_ms: int) -> Floats:
     known = Relevance.from_pairs(before.user, before.item, *shape)
     wanted = Relevance.from_pairs(after.user, after.item, *shape).split(known)[1]
     users = wanted.users
-    scores = encoder.encode(users, recent_items(before, users, at_ms, TowerConfig().n_recent)) @ encoder.items.T
+    scores = encoder.encode(users, *recent_history(before, users, at_ms, TowerConfig().n_recent)) @ encoder.items.T
     row = np.full(shape[0], -1)
     row[users] = np.arange(len(users))
     had = row[before.user] >= 0

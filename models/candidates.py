@@ -14,7 +14,7 @@ from models.evaluation.metrics import PAD, Ints
 from models.interactions import Interactions
 from models.retriever import Retriever
 from models.trends import popularity, trending
-from models.trips import distinct
+from models.trips import last_distinct
 
 SOURCES: Mapping[str, int] = {"buy_it_again": 120, "two_tower": 100, "popular": 40, "trending": 20}
 """How many candidates each source may propose, as the surface ``home`` in serving/surfaces.toml."""
@@ -72,8 +72,12 @@ def _draw_chunk(
 ) -> tuple[Ints, Ints, npt.NDArray[np.bool_], Float32s]:
     n_items, n_recent = bought.n_items, retriever.provenance.n_recent
     pasts = list(history.before(users, at_ms))
-    recent = np.stack([distinct(items, n_recent) for items, _ in pasts])  # int32 (n, n_recent)
-    vectors = retriever.encoder.encode(users, recent)  # float32 (n, dim)
+    lately = [
+        last_distinct(items, bought_ms, now, n_recent)
+        for (items, bought_ms), now in zip(pasts, at_ms.tolist(), strict=True)
+    ]
+    recent, age_ms = (np.stack(column) for column in zip(*lately, strict=True))  # int32, int64 (n, n_recent)
+    vectors = retriever.encoder.encode(users, recent, age_ms)  # float32 (n, dim)
     nearest, _ = retriever.index.nearest(vectors, SOURCES["two_tower"])  # int32 (n, n_nearest)
     everyone = _of_the_day(bought, at_ms)
     proposals = {

@@ -10,6 +10,7 @@ import typer
 from headwater.cli.output import JsonFlag, RepoOption, emit, progress
 from headwater.errors import ConfigError
 from headwater.settings import Settings, get_settings
+from models.tower_config import UserTowerKind
 
 if TYPE_CHECKING:
     from headwater.plan import FeaturePlan
@@ -43,11 +44,19 @@ VersionArgument = Annotated[str, typer.Argument(help="A bundle's version.")]
 
 @train.command("retriever")
 def train_retriever(
-    before: BeforeOption = None, data: DataOption = None, passes: int | None = None, json_: JsonFlag = False
+    before: BeforeOption = None,
+    data: DataOption = None,
+    passes: int | None = None,
+    user_tower: Annotated[
+        UserTowerKind,
+        typer.Option("--user-tower", help="What tells of the last products: their mean, or a transformer with time."),
+    ] = "mean",
+    json_: JsonFlag = False,
 ) -> None:
-    """Example: headwater train retriever --json
+    """Example: headwater train retriever --user-tower transformer --json
 
-    Train the two towers on the purchases before the ranker's requests begin, and index their items.
+    Train the two towers on the purchases before the ranker's requests begin, and index their items. A training that was
+    ended goes on.
     """
     from models import training
     from models.requests import DEFAULT_SAMPLING
@@ -58,7 +67,7 @@ def train_retriever(
         task = bar.add_task("towers", total=None)
         retriever = training.train_retriever(
             settings, _home(settings, data), cutoff_ms, passes,
-            lambda done, total: bar.update(task, completed=done, total=total),
+            lambda done, total: bar.update(task, completed=done, total=total), user_tower,
         )  # fmt: skip
     emit(
         {

@@ -15,7 +15,7 @@ from models.interactions import load_dataset
 from models.ranking import Rows, read_rows
 from models.retriever import Retriever
 from models.training import paths_of
-from models.trips import recent_items
+from models.trips import recent_history
 
 SEED = 20171126
 DEPTH = 20
@@ -80,8 +80,8 @@ def evaluate_rules(settings: Settings, home: Path, at_ms: int) -> dict[str, Any]
         retriever = Retriever.load(paths_of(settings).retriever)
         if retriever.provenance.cutoff_ms <= at_ms and len(retriever.items) == n_items:
             ids = retriever.users.dense(data.users.ids.values[users])
-            recent = recent_items(before, users, at_ms, retriever.provenance.n_recent)
-            lists["retrieval_only"] = retriever.index.search(retriever.encoder.encode(ids, recent), DEPTH)
+            history = recent_history(before, users, at_ms, retriever.provenance.n_recent)
+            lists["retrieval_only"] = retriever.index.search(retriever.encoder.encode(ids, *history), DEPTH)
     return {"users": len(users)} | {name: judge(found, users, wanted, known) for name, found in lists.items()}
 
 

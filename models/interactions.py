@@ -1,7 +1,7 @@
 """Purchases and the catalogue as arrays: strings outside, dense int32 inside."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,17 @@ class Ids:
 
 @dataclass(frozen=True)
 class Items:
-    """The catalogue, row i is dense item i; products bought but never listed are rows of empty text."""
+    """The catalogue, row i is dense item i; products bought but never listed are rows of empty text.
+
+    Attributes
+    ----------
+    numbers
+        Numeric columns (n_items,), NaN where missing; what the towers learn from, not part of :meth:`table`.
+    """
 
     ids: Ids
     text: dict[str, npt.NDArray[np.object_]]
+    numbers: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,7 +70,7 @@ class Items:
 
     @classmethod
     def from_table(cls, table: pa.Table, also: Sequence[str] = ()) -> "Items":
-        """Read the text columns that ``table`` has; ``also`` names ids that must have a row."""
+        """Read the text and numeric columns that ``table`` has; ``also`` names ids that must have a row."""
         listed = np.asarray(table["item_id"].to_pylist(), object)
         ids = Ids(np.union1d(listed.astype(str), np.asarray(also, str)))
         rows = ids.dense(listed)
@@ -72,7 +79,12 @@ class Items:
             text[name] = np.full(len(ids), "", object)
             if name in table.column_names:
                 text[name][rows] = [value or "" for value in table[name].to_pylist()]
-        return cls(ids, text)
+        numbers = {}
+        for column in table.schema:
+            if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+                numbers[column.name] = np.full(len(ids), np.nan)
+                numbers[column.name][rows] = table[column.name].to_pandas().astype(np.float64)
+        return cls(ids, text, numbers)
 
 
 @dataclass(frozen=True)
@@ -143,15 +155,34 @@ def read_purchases(
     DataError
         The archive is empty or has no such events.
     """
-    archive = ds.dataset(_files(events_dir), exclude_invalid_files=False)
-    wanted = (pc.field("event_type") == event_type) & (pc.field("event_time") < cutoff_ms)
-    if known_ms is not None:
-        wanted &= pc.field("ingest_time") < known_ms
+    archive, wanted = archived(events_dir), happened(cutoff_ms, event_type, known_ms)
     frame: pd.DataFrame = archive.to_table(columns=list(READ), filter=wanted).to_pandas()
     if frame.empty:
-        raise DataError(f"{events_dir}: no {event_type} event lies before {cutoff_ms}. Choose a later cutoff.")
+        raise nothing_before(events_dir, event_type, cutoff_ms)
     frame = frame.sort_values(["ingest_time", "partition", "offset"], kind="stable").drop_duplicates("event_id")
     return frame[["user_id", "item_id", "event_time", "value"]].dropna(subset=["item_id"])
+
+
+def archived(events_dir: Path) -> ds.Dataset:
+    """All files of the archive that count.
+
+    Raises
+    ------
+    DataError
+        The archive is empty.
+    """
+    return ds.dataset(_files(events_dir), exclude_invalid_files=False)
+
+
+def happened(cutoff_ms: int, event_type: str = "purchase", known_ms: int | None = None) -> pc.Expression:
+    """Filter for events before the cutoff that were known by then, if ``known_ms`` says when."""
+    wanted = (pc.field("event_type") == event_type) & (pc.field("event_time") < cutoff_ms)
+    return wanted if known_ms is None else wanted & (pc.field("ingest_time") < known_ms)
+
+
+def nothing_before(events_dir: Path, event_type: str, cutoff_ms: int) -> DataError:
+    """What is told where no event is left to learn from."""
+    return DataError(f"{events_dir}: no {event_type} event lies before {cutoff_ms}. Choose a later cutoff.")
 
 
 def newest_ms(events_dir: Path) -> int:
@@ -188,7 +219,12 @@ def assemble(purchases: pd.DataFrame, items: pa.Table, users: pa.Table | None) -
 def load_dataset(events_dir: Path, data_dir: Path, cutoff_ms: int, known_ms: int | None = None) -> Dataset:
     """Read the archive, ``items.parquet`` and, where there is one, ``users.parquet``."""
     purchases = read_purchases(events_dir, cutoff_ms, known_ms=known_ms)
-    return assemble(purchases, _table(data_dir / "items.parquet"), _optional(data_dir / "users.parquet"))
+    return assemble(purchases, *catalogue(data_dir))
+
+
+def catalogue(data_dir: Path) -> tuple[pa.Table, pa.Table | None]:
+    """What is told of items, ``items.parquet``, and, where there is such a table, of users."""
+    return _table(data_dir / "items.parquet"), _optional(data_dir / "users.parquet")
 
 
 def _table(path: Path) -> Any:

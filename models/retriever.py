@@ -39,6 +39,11 @@ class Retriever:
     index: ItemIndex
     provenance: Provenance
 
+    @classmethod
+    def of(cls, users: Ids, items: Items, encoder: UserEncoder, provenance: Provenance) -> "Retriever":
+        """Index the towers' items."""
+        return cls(users, items, encoder, build(encoder.items), provenance)
+
     def save(self, directory: Path) -> None:
         """Write whole or not at all; what was there is replaced."""
         draft = directory.with_name(f".{directory.name}.partial")
@@ -80,7 +85,7 @@ class Retriever:
 def assemble_retriever(data: Dataset, encoder: UserEncoder, cutoff_ms: int, n_recent: int, examples: int) -> Retriever:
     """Index the towers' items and note where they come from."""
     provenance = Provenance(int(data.bought.at_ms[0]), cutoff_ms, data_hash(data), n_recent, examples)
-    return Retriever(data.users.ids, data.items, encoder, build(encoder.items), provenance)
+    return Retriever.of(data.users.ids, data.items, encoder, provenance)
 
 
 def data_hash(data: Dataset) -> str:

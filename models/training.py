@@ -5,6 +5,7 @@ purchases, retriever ─► requests, candidates, labels ─► (features, by th
 rows, retriever ─► ranker, calibration ─► bundles/<version>/
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +19,13 @@ from headwater.log import get_logger
 from headwater.settings import Settings
 from models import registry, trends
 from models.bundle import Meta, Parts, Trained, write_bundle
-from models.interactions import load_dataset, newest_ms, read_purchases
+from models.interactions import newest_ms, read_purchases
 from models.lineage import code_version
 from models.objectives import DEFAULT_OBJECTIVES, Objectives, load_objectives
 from models.ranking import DEFAULT_RANKER, Fitted, RankerConfig, fit_ranker, read_rows
 from models.requests import DEFAULT_SAMPLING, Sampling, draw_requests, number
-from models.retriever import Retriever, assemble_retriever
+from models.retriever import Provenance, Retriever
+from models.tower_config import TowerConfig, UserTowerKind
 
 log = get_logger("models")
 Progress = Callable[[int, int], None]
@@ -62,6 +64,11 @@ class Paths:
     def studies(self) -> Path:
         """Trials of all tuning, an SQLite file."""
         return self.root / "tuning.db"
+
+    @property
+    def trips(self) -> Path:
+        """What the towers learn from, while they do, a folder of Arrow files."""
+        return self.root / "trips"
 
     @property
     def checkpoint(self) -> Path:
@@ -149,7 +156,12 @@ def _first(error: ValidationError) -> str:
 
 
 def train_retriever(
-    settings: Settings, home: Path, cutoff_ms: int, passes: int | None = None, progress: Progress = _silent
+    settings: Settings,
+    home: Path,
+    cutoff_ms: int,
+    passes: int | None = None,
+    progress: Progress = _silent,
+    user_tower: UserTowerKind = "mean",
 ) -> Retriever:
     """Train both towers on the purchases before ``cutoff_ms``; saved to ``training/retriever``.
 
@@ -158,18 +170,25 @@ def train_retriever(
     home
         Folder with ``items.parquet`` and ``users.parquet``.
     """
-    from models.two_tower import TowerConfig, Trainer
+    from models.trip_stream import stream_trips
+    from models.two_tower import Trainer
 
-    config = TowerConfig() if passes is None else TowerConfig(passes=passes, least_steps=0)
+    config = TowerConfig(user_tower=user_tower)
+    if passes is not None:
+        config = replace(config, passes=passes, least_steps=0)
     paths = paths_of(settings)
     paths.root.mkdir(parents=True, exist_ok=True)
-    data = load_dataset(settings.events_dir, home, cutoff_ms)
-    trainer = Trainer(data, config).fit(paths.checkpoint, progress)
-    examples = len(data.bought) * trainer.epochs_done
-    retriever = assemble_retriever(data, trainer.export(), cutoff_ms, config.n_recent, examples)
+    corpus = stream_trips(settings.events_dir, home, cutoff_ms, config.n_recent, paths.trips)
+    trips = corpus.log
+    trainer = Trainer(corpus, config).fit(paths.checkpoint, progress)
+    provenance = Provenance(
+        trips.first_ms, cutoff_ms, trips.digest, config.n_recent, trips.n_purchases * trainer.epochs
+    )
+    retriever = Retriever.of(corpus.users.ids, corpus.items, trainer.export(), provenance)
     retriever.save(paths.retriever)
     paths.checkpoint.unlink(missing_ok=True)
-    log.info("retriever_trained", purchases=len(data.bought), epochs=trainer.epochs_done, cutoff_ms=cutoff_ms)
+    shutil.rmtree(paths.trips)
+    log.info("retriever_trained", purchases=trips.n_purchases, epochs=trainer.epochs, cutoff_ms=cutoff_ms)
     return retriever
 
 

@@ -11,21 +11,24 @@ from headwater.online.reader import Matrix
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Times = NDArray[np.int64]
 _NONE: Ints = np.empty(0, np.int32)
+_NO_TIMES: Times = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class UserState:
     """``user`` is the dense number, -1 for one the model never saw.
 
-    ``recent`` (n_recent,): distinct items, newest first. ``own`` (n_own,): all that the user ever had, strongest habit
-    first. Both dense.
+    ``recent`` (n_recent,): distinct items, newest first, and ``recent_age_ms``, how long ago each was last. ``own``
+    (n_own,): all that the user ever had, strongest habit first. Items are dense.
     """
 
     user_id: str
     user: int
     recent: Ints = field(default_factory=lambda: _NONE)
     own: Ints = field(default_factory=lambda: _NONE)
+    recent_age_ms: Times = field(default_factory=lambda: _NO_TIMES)
 
     @property
     def seen(self) -> Ints:
@@ -52,8 +55,8 @@ class Source(Protocol):
 class Encoder(Protocol):
     """The user tower."""
 
-    def encode(self, users: Ints, recent: Ints) -> Floats:
-        """Unit vectors (n, dim) of dense users (n,) with recent items (n, n_recent), padded with -1."""
+    def encode(self, users: Ints, recent: Ints, age_ms: Times) -> Floats:
+        """Unit vectors (n, dim) of dense users (n,) with recent items (n, n_recent), padded with -1, and their ages."""
         ...
 
 

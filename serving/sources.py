@@ -22,8 +22,10 @@ class TwoTower:
     def propose(self, user: UserState, n: int) -> Ints:
         if user.user < 0 and not len(user.recent):
             return user.recent
-        recent = user.recent if len(user.recent) else np.full(1, -1, np.int32)
-        vector = self.encoder.encode(np.array([user.user], np.int32), recent[None, :])
+        recent, age_ms = user.recent, user.recent_age_ms
+        if not len(recent):
+            recent, age_ms = np.full(1, -1, np.int32), np.zeros(1, np.int64)
+        vector = self.encoder.encode(np.array([user.user], np.int32), recent[None, :], age_ms[None, :])
         near: Ints = self.index.search(vector, n)[0]
         return near[near >= 0]
 

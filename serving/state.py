@@ -34,12 +34,14 @@ class StateReader:
         keys = self.reader.partners(names.own, user_id)
         if not keys:
             return bare
-        values = self.reader.read_views({names.own: keys})[names.own].values
+        read = self.reader.read_views({names.own: keys})[names.own]
+        values = read.values
         items = self.items.dense([key[1] for key in keys])
         weight = np.nan_to_num(np.asarray(values[names.own_weight], np.float64))
         newest = np.nan_to_num(np.asarray(values[names.own_newest], np.float64))
+        age_ms = read.at - newest.astype(np.int64)
         known = items >= 0  # items newer than the bundle are left out
-        items, weight, newest = items[known], weight[known], newest[known]
-        recent: Ints = items[np.lexsort((items, -newest))][: names.recent]
+        items, weight, newest, age_ms = items[known], weight[known], newest[known], age_ms[known]
+        lately = np.lexsort((items, -newest))[: names.recent]
         own: Ints = items[np.lexsort((items, -weight))]
-        return UserState(user_id, bare.user, recent, own)
+        return UserState(user_id, bare.user, items[lately], own, age_ms[lately])

@@ -12,16 +12,18 @@ from models.evaluation.metrics import Ints
 from models.interactions import Dataset, Interactions, Items, Users
 from models.retrieval.popularity import Popularity
 from models.retrieval.protocol import ALL_OF_THEM, Float32s, Scorer
-from models.trips import recent_items
+from models.trips import Times, recent_history
 
 
 @dataclass(frozen=True)
 class _Scores:
     encoder: UserEncoder
     recent: Ints
+    age_ms: Times
 
     def scores(self, users: Ints) -> Float32s:
-        return np.asarray(self.encoder.encode(users, self.recent[users]) @ self.encoder.items.T, np.float32)
+        states = self.encoder.encode(users, self.recent[users], self.age_ms[users])
+        return np.asarray(states @ self.encoder.items.T, np.float32)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Towers:
             file = self.checkpoint / "towers.pt"
         encoder = Trainer(Dataset(self.users, self.items, log), config).fit(file).export()
         end = int(log.at_ms.max(initial=0)) + 1
-        return _Scores(encoder, recent_items(log, np.arange(log.n_users, dtype=np.int32), end, config.n_recent))
+        everyone = np.arange(log.n_users, dtype=np.int32)
+        return _Scores(encoder, *recent_history(log, everyone, end, config.n_recent))
 
     def variants(self, log: Interactions) -> Iterator[tuple["Towers", Scorer]]:
         yield self, self.fit(log)

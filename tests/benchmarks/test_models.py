@@ -10,12 +10,13 @@ def test_training_is_measured_beside_dense_training(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(training, "THREADS", 1)  # two that wait for each other take long beside other tests
     monkeypatch.setattr(training, "purchases", lambda size: (two_camps(n_trips=5), 3 * DAY_MS))
     monkeypatch.setattr(training, "DEPTH", 5)
-    rate, cpu, recall = training.measure(0.0)
+    rate, cpu, recall, memory = training.measure(0.0)
     assert rate.value > 0
     assert rate.baseline_value > 0
     assert cpu.ratio is not None
     assert 0 < recall.value <= 1
     assert 0 < recall.baseline_value <= 1
+    assert memory.value < memory.baseline_value + 50
 
 
 def test_each_kind_of_index_is_measured_beside_an_exact_search(monkeypatch: pytest.MonkeyPatch) -> None:

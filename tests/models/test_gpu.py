@@ -1,7 +1,9 @@
 """Towers trained on a GPU against those trained on the CPU, wherever there is a GPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,13 @@ from models.encoder import UserEncoder
 from models.evaluation.metrics import PAD
 from models.index import build
 from models.interactions import Dataset
-from models.trips import recent_items
+from models.trips import recent_history, recent_items
 from models.two_tower import TowerConfig, Trainer, pick_device
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
-CONFIG = TowerConfig(dim=16, hidden=16, n_recent=4, trips_per_batch=32, negatives=40, passes=7, least_steps=0, seed=3)
+CONFIG = TowerConfig(dim=16, hidden=16, n_recent=4, trips_per_batch=32, negatives=40, passes=7, least_steps=0,
+                     half_precision=False, seed=3)  # fmt: skip
 EVERYONE = np.arange(20, dtype=np.int32)
 
 
@@ -64,7 +67,7 @@ def test_numpy_computes_what_the_gpu_does(on_gpu: Trainer) -> None:
     with torch.no_grad():
         to = on_gpu._tensor
         vectors = to(encoder.items)[to(recent).clamp_min(0)]
-        expected = on_gpu.users(to(users), vectors, to((recent != PAD).astype(np.float32)))
+        expected = on_gpu.towers.users(to(users), vectors, to(recent != PAD), to(np.zeros_like(recent)))
     assert np.allclose(encoder.encode(users, recent), expected.cpu().numpy(), atol=1e-5)
 
 
@@ -78,10 +81,36 @@ def test_a_training_begun_on_a_gpu_goes_on_without_one(data: Dataset, on_cpu: Us
 
     checkpoint = tmp_path / "towers.pt"
     with pytest.raises(StoppedError):
-        Trainer(data, CONFIG).fit(checkpoint, stop_early)
-    resumed = Trainer(data, CONFIG, "cpu")
-    resumed._resume(checkpoint)
-    assert resumed.epochs_done == 2
-    encoder = resumed.fit().export()
+        Trainer(data, CONFIG).fit(checkpoint, stop_early, saved_every_s=0)
+    resumed, told = Trainer(data, CONFIG, "cpu"), []
+    encoder = resumed.fit(checkpoint, lambda done, _: told.append(done)).export()
+    assert told == [3, 4, 5, 6, 7]
     scores = [_states(data, one) @ one.items.T for one in (on_cpu, encoder)]
     assert np.abs(scores[0] - scores[1]).max() < 0.01
+
+
+@pytest.mark.parametrize("user_tower", ["mean", "transformer"])
+def test_in_half_precision_households_are_led_to_their_own_camp(data: Dataset, user_tower: str) -> None:
+    config = replace(CONFIG, half_precision=True, user_tower=user_tower)
+    trainer = Trainer(data, config)
+    dtypes = set()
+    trainer.towers.users.hidden.register_forward_hook(lambda module, given, made: dtypes.add(made.dtype))
+    encoder = trainer.fit().export()
+    assert dtypes == {torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32}
+    history = recent_history(data.bought, EVERYONE, 10**12, CONFIG.n_recent)
+    best = np.argsort(-(encoder.encode(EVERYONE, *history) @ encoder.items[:20].T), axis=1)[:, :5] // 10
+    assert (best == EVERYONE[:, None] % 2).mean() > 0.9
+    assert encoder.items.dtype == np.float32
+
+
+def test_an_index_on_the_gpu_scores_as_one_on_the_cpu(data: Dataset, on_gpu: Trainer) -> None:
+    if not hasattr(faiss, "StandardGpuResources"):
+        pytest.skip("faiss has no GPU")
+    encoder = on_gpu.export()
+    asked = _states(data, encoder)
+    exact = faiss.IndexFlatIP(encoder.dim)
+    exact.add(encoder.items)
+    moved = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, exact)
+    (scores, found), (gpu_scores, gpu_found) = exact.search(asked, 10), moved.search(asked, 10)
+    assert np.allclose(scores, gpu_scores, atol=1e-4)
+    assert np.mean([len(set(left) & set(right)) for left, right in zip(found, gpu_found, strict=True)]) >= 9.9

@@ -242,7 +242,7 @@ class MeanOfRecent:
     def __init__(self, vectors):
         self.vectors = vectors
 
-    def encode(self, users, recent):
+    def encode(self, users, recent, age_ms):
         return self.vectors[np.maximum(recent, 0)].mean(1)
 
 

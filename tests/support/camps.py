@@ -1,10 +1,13 @@
 """Households of two tastes, and what they buy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from models.interactions import Dataset, assemble
+from models.trip_log import Corpus, in_memory
 
 DAY_MS = 86_400_000
 
@@ -28,3 +31,11 @@ def two_camps(n_users=20, n_trips=30, seed=0) -> Dataset:
     )
     users = pa.table({"user_id": ["u00", "u01", "elsewhere"], "age": [3, None, 1], "income": ["high", "low", "low"]})
     return assemble(pd.DataFrame(rows, columns=["user_id", "item_id", "event_time"]), items, users)
+
+
+def in_blocks(data: Dataset, n_recent: int, n_blocks=2) -> Corpus:
+    """All trips, dealt into blocks."""
+    corpus = in_memory(data, n_recent)
+    (trips,) = corpus.log.blocks
+    blocks = [trips.take(np.arange(first, len(trips), n_blocks)) for first in range(n_blocks)]
+    return replace(corpus, log=replace(corpus.log, blocks=blocks))
