@@ -23,6 +23,8 @@ ITEMS_AT_A_TIME = 4_096
 
 @dataclass(frozen=True)
 class _Scores:
+    """``inverse`` is K, and ``left`` the diagonal of rP."""
+
     profiles: sparse.csr_matrix
     had: sparse.csr_matrix
     inverse: npt.NDArray[np.float64]
@@ -38,7 +40,7 @@ class _Scores:
 
 @dataclass(frozen=True)
 class DualEase:
-    """As :class:`models.retrieval.ease.Ease`, whose words these are; ``left`` is the diagonal of ``rP``."""
+    """As :class:`models.retrieval.ease.Ease`, which explains the attributes."""
 
     regularization: float = 200.0
     decay: float = 0.9
