@@ -25,6 +25,7 @@ from serving.live import champion
 from serving.ports import Bundle, Floats, Ints
 from serving.reasons import Reasons
 from serving.rulebook import RuleBook
+from serving.search import Search
 from serving.sources import BuyItAgain, Fixed, TwoTower
 from serving.state import StateReader
 from serving.surfaces import Surfaces, load_surfaces
@@ -116,6 +117,7 @@ def as_bundle(loaded: bundles.Bundle) -> Bundle:
         ranker=loaded.ranker,
         calibrate=loaded.calibrator,
         popular=popular,
+        search=Search(loaded.items, loaded.words, loaded.index, loaded.popularity),
     )
 
 

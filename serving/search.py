@@ -1,0 +1,129 @@
+"""Items for what a user typed: by their words, and by likeness to those that have them best.
+
+The likeness needs no model of language. It is relevance feedback without a user's (Rocchio 1971; over vectors, Li and
+others, TOIS 2023): the best matches by words are taken to be what is meant, and the mean of their two-tower vectors,
+each weighted by its score, is the query's. So a query of unknown words has none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from headwater.errors import DataError
+from models.bm25 import Matches, WordIndex
+from serving.ports import Bools, Catalogue, Floats, Index, Ints, Source, UserState
+
+FEEDBACK = 10
+"""So many of the best matches make the query's vector."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A bundle's items, searched; ``popularity`` (n_items,) decides between equal matches."""
+
+    catalogue: Catalogue
+    words: WordIndex
+    index: Index
+    popularity: Floats
+    _values: dict[str, Mapping[str, int]] = field(default_factory=dict, repr=False)
+
+    def sought(self, query: str, require: Mapping[str, str]) -> "Sought":
+        """Begin the search for one request.
+
+        Raises
+        ------
+        DataError
+            ``require`` names an attribute that the catalogue does not have.
+        """
+        return Sought(self, query, self._allowed(require))
+
+    def _allowed(self, require: Mapping[str, str]) -> Bools | None:
+        """Items that have all the values (n_items,), ``None`` where none is required."""
+        if not require:
+            return None
+        return np.logical_and.reduce([self._having(name, value) for name, value in require.items()])
+
+    def _having(self, name: str, value: str) -> Bools:
+        groups = self._groups(name)
+        if name not in self._values:  # objects are slow to compare, so each value's number is looked up once
+            values, first = np.unique(self.catalogue.column(name).astype(str), return_index=True)
+            self._values[name] = dict(zip(values.tolist(), groups[first].tolist(), strict=True))
+        number = self._values[name].get(value) if value else None
+        return np.zeros(len(groups), bool) if number is None else np.asarray(groups == number)
+
+    def _groups(self, name: str) -> Ints:
+        try:
+            return self.catalogue.groups(name)
+        except KeyError:
+            raise DataError(
+                f"require: the catalogue has no attribute {name[:80]!r}. Require one that its items have."
+            ) from None
+
+
+@dataclass
+class Sought:
+    """One request's search, among the items ``allowed`` (n_items,), all where it is ``None``."""
+
+    search: Search
+    query: str
+    allowed: Bools | None
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """Who proposes items, as for a list."""
+        return {"bm25": ByWords(self), "dense": ByLikeness(self)}
+
+    @cached_property
+    def matches(self) -> Matches:
+        """What has any of the query's words."""
+        return self.search.words.match(self.query, self.allowed)
+
+    def best(self, n: int) -> Ints:
+        """Rows of the n best matches, equal ones by popularity, then by number."""
+        scores = self.matches.scores
+        rows = np.arange(len(scores))
+        if n < len(scores):
+            rows = np.flatnonzero(scores >= np.partition(scores, -n)[-n])
+        popularity = self.search.popularity[self.matches.items[rows]]
+        return np.asarray(rows[np.lexsort((rows, -popularity, -scores[rows]))[:n]], np.int32)
+
+    def nearby(self, n: int) -> Ints:
+        """Items nearest to the weighted mean of the best matches' vectors."""
+        rows = self.best(FEEDBACK)
+        if not len(rows):
+            return rows
+        weights, vectors = self.matches.scores[rows], self.search.catalogue.vectors[self.matches.items[rows]]
+        mean = np.average(vectors, axis=0, weights=weights)[None, :].astype(np.float32)  # (1, dim)
+        near = self.search.index.search(mean, n, self.allowed)[0]
+        return near[near >= 0]
+
+    def by_words(self, items: Ints, scores: Floats) -> Floats:
+        """Scores (n,) moved so that who has more of the query's words comes first, by score among equals."""
+        if not len(items):
+            return scores
+        held = np.zeros(len(self.search.catalogue.ids), np.int32)
+        held[self.matches.items] = self.matches.words
+        span = np.float32(1.0) + scores.max() - scores.min()
+        return np.asarray(scores + held[items] * span, np.float32)
+
+
+@dataclass(frozen=True)
+class ByWords:
+    """BM25's best."""
+
+    sought: Sought
+
+    def propose(self, user: UserState, n: int) -> Ints:
+        return self.sought.matches.items[self.sought.best(n)]
+
+
+@dataclass(frozen=True)
+class ByLikeness:
+    """Nearest to BM25's best."""
+
+    sought: Sought
+
+    def propose(self, user: UserState, n: int) -> Ints:
+        return self.sought.nearby(n)
