@@ -21,7 +21,7 @@ from models.catalogue import Texts
 POSTINGS, WORDS = "search.postings.npy", "search.words.parquet"
 FILES = (POSTINGS, WORDS)
 FIELDS = {"name": 3, "category": 1, "brand": 1, "department": 1}
-"""Attributes that are searched, and how much each weighs; others, such as who may see an item, are not words to find."""
+"""Attributes that are searched, and how much each weighs; who may see an item, for one, is not a word to find."""
 K1, B = 1.5, 0.75
 POSTING = np.dtype([("item", "<i4"), ("score", "<f4")])
 

@@ -43,7 +43,7 @@ class Search:
         """Items that have all the values (n_items,), ``None`` where none is required."""
         if not require:
             return None
-        return np.logical_and.reduce([self._having(name, value) for name, value in require.items()])
+        return np.asarray(np.logical_and.reduce([self._having(name, value) for name, value in require.items()]))
 
     def _having(self, name: str, value: str) -> Bools:
         groups = self._groups(name)
@@ -96,7 +96,7 @@ class Sought:
             return rows
         weights, vectors = self.matches.scores[rows], self.search.catalogue.vectors[self.matches.items[rows]]
         mean = np.average(vectors, axis=0, weights=weights)[None, :].astype(np.float32)  # (1, dim)
-        near = self.search.index.search(mean, n, self.allowed)[0]
+        near: Ints = self.search.index.search(mean, n, self.allowed)[0]
         return near[near >= 0]
 
     def by_words(self, items: Ints, scores: Floats) -> Floats:

@@ -14,12 +14,12 @@ from support import bundles
 
 from headwater.errors import ModelError
 from headwater.text import words
-from models.bm25 import B, FIELDS, FILES, K1, WordIndex, index_words
+from models.bm25 import FIELDS, FILES, K1, B, WordIndex, index_words
 from models.bundle import META, load_bundle
 
 SAID = ("milk", "oat", "whole", "2%", "apples", "CRÈME")
 texts = st.lists(st.sampled_from(SAID), max_size=4).map(" ".join)
-items = st.lists(st.fixed_dictionaries({name: texts for name in FIELDS}), min_size=1, max_size=12)
+items = st.lists(st.fixed_dictionaries(dict.fromkeys(FIELDS, texts)), min_size=1, max_size=12)
 queries = st.lists(st.sampled_from([*SAID, "unheard"]), max_size=4).map(" ".join)
 
 

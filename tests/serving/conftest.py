@@ -276,6 +276,7 @@ def bundle(shop: Shop) -> Bundle:
     """Small models that can be worked out by hand."""
     index = Exact(shop.vectors)
     by_number = np.arange(N_ITEMS, dtype=np.int32)
+    names = np.array([f"Item {n}" for n in range(N_ITEMS)], object)
     return Bundle(
         version="v1", schema_hash="h", catalogue=shop, index=index, ranker=SumOfFeatures(),
         sources={
@@ -283,7 +284,7 @@ def bundle(shop: Shop) -> Bundle:
             "popular": Fixed(by_number), "trending": Fixed(by_number[::-1]),
         },
         calibrate=lambda scores: (1 / (1 + np.exp(-scores))).astype(np.float32), popular=by_number,
-        search=Search(shop, index_words(N_ITEMS, {}), index, by_number[::-1].astype(np.float32)),
+        search=Search(shop, index_words(N_ITEMS, {"name": names}), index, by_number[::-1].astype(np.float32)),
     )  # fmt: skip
 
 

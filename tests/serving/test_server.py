@@ -32,7 +32,7 @@ from serving.client import Client
 from serving.contracts import Explanation, Moved, Ranked, RankedItem, Request
 from serving.impressions import ImpressionLog
 from serving.live import Live
-from serving.proto.headwater.v1 import event_pb2, event_pb2_grpc, recommendation_pb2, recommendation_pb2_grpc
+from serving.proto.headwater.v1 import event_pb2, event_pb2_grpc
 from serving.server import EVENTS, RECOMMENDATIONS, Parts, Server
 from serving.telemetry import Telemetry
 from serving.tracking import KafkaLog
