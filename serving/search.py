@@ -5,16 +5,19 @@ others, TOIS 2023): the best matches by words are taken to be what is meant, and
 each weighted by its score, is the query's. So a query of unknown words has none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headwater.errors import DataError
 from models.bm25 import Matches, WordIndex
 from serving.ports import Bools, Catalogue, Floats, Index, Ints, Source, UserState
 
+Rows = NDArray[np.intp]
+SOURCES = ("bm25", "popular", "dense")
 FEEDBACK = 10
 """So many of the best matches make the query's vector."""
 
@@ -73,7 +76,7 @@ class Sought:
     @property
     def sources(self) -> Mapping[str, Source]:
         """Who proposes items, as for a list."""
-        return {"bm25": ByWords(self), "dense": ByLikeness(self)}
+        return dict(zip(SOURCES, map(Found, (self.best, self.popular, self.nearby)), strict=True))
 
     @cached_property
     def matches(self) -> Matches:
@@ -81,23 +84,30 @@ class Sought:
         return self.search.words.match(self.query, self.allowed)
 
     def best(self, n: int) -> Ints:
-        """Rows of the n best matches, equal ones by popularity, then by number."""
-        scores = self.matches.scores
-        rows = np.arange(len(scores))
-        if n < len(scores):
-            rows = np.flatnonzero(scores >= np.partition(scores, -n)[-n])
-        popularity = self.search.popularity[self.matches.items[rows]]
-        return np.asarray(rows[np.lexsort((rows, -popularity, -scores[rows]))[:n]], np.int32)
+        """Matches by BM25's score."""
+        return self.matches.items[self._first(n, self.matches.scores)]
+
+    def popular(self, n: int) -> Ints:
+        """Matches by how many of the words they have, then by popularity: a rare word is not always what is meant."""
+        return self.matches.items[self._first(n, self.matches.words)]
 
     def nearby(self, n: int) -> Ints:
         """Items nearest to the weighted mean of the best matches' vectors."""
-        rows = self.best(FEEDBACK)
+        rows = self._first(FEEDBACK, self.matches.scores)
         if not len(rows):
-            return rows
-        weights, vectors = self.matches.scores[rows], self.search.catalogue.vectors[self.matches.items[rows]]
-        mean = np.average(vectors, axis=0, weights=weights)[None, :].astype(np.float32)  # (1, dim)
+            return self.matches.items
+        vectors = self.search.catalogue.vectors[self.matches.items[rows]]  # (n_best, dim)
+        mean = np.average(vectors, axis=0, weights=self.matches.scores[rows])[None, :].astype(np.float32)  # (1, dim)
         near: Ints = self.search.index.search(mean, n, self.allowed)[0]
         return near[near >= 0]
+
+    def _first(self, n: int, values: Floats | Ints) -> Rows:
+        """Rows of the n matches of greatest value, equal ones by popularity, then by number."""
+        rows = np.arange(len(values))
+        if n < len(values):
+            rows = np.flatnonzero(values >= np.partition(values, -n)[-n])
+        popularity = self.search.popularity[self.matches.items[rows]]
+        return rows[np.lexsort((rows, -popularity, -values[rows]))[:n]]
 
     def by_words(self, items: Ints, scores: Floats) -> Floats:
         """Scores (n,) moved so that who has more of the query's words comes first, by score among equals."""
@@ -110,20 +120,10 @@ class Sought:
 
 
 @dataclass(frozen=True)
-class ByWords:
-    """BM25's best."""
+class Found:
+    """A way to find, as a source: the same for every user."""
 
-    sought: Sought
-
-    def propose(self, user: UserState, n: int) -> Ints:
-        return self.sought.matches.items[self.sought.best(n)]
-
-
-@dataclass(frozen=True)
-class ByLikeness:
-    """Nearest to BM25's best."""
-
-    sought: Sought
+    find: Callable[[int], Ints]
 
     def propose(self, user: UserState, n: int) -> Ints:
-        return self.sought.nearby(n)
+        return self.find(n)

@@ -53,7 +53,7 @@ class Surface(_Strict):
     sources: dict[str, int]
 
 
-_SEARCH = Surface(limit=10, diversity=0.0, seen="keep", sources={"bm25": 200, "dense": 100})
+_SEARCH = Surface(limit=10, diversity=0.0, seen="keep", sources={"bm25": 200, "popular": 100, "dense": 50})
 
 
 class Reason(_Strict):

@@ -95,16 +95,19 @@ def shown(ranked):
     return [int(item.item_id[1:]) for item in ranked.items]
 
 
-def expected(grocery, query, allowed, quotas=(200, 100)):
-    """Fused ranks by the formulas: BM25's order, its best items' mean vector's nearest, reciprocal ranks added."""
+def expected(grocery, query, allowed):
+    """Fused ranks by the formulas: three orders of what is allowed, reciprocal ranks added."""
     found = index_words(N, grocery.text).match(query)
     score = {item: value for item, value in zip(found.items.tolist(), found.scores, strict=True) if item in allowed}
-    by_words = sorted(score, key=lambda item: (-score[item], item))  # the more popular has the lower number
-    best = by_words[:FEEDBACK]
+    said = {item: len(set(words(query)) & set(words(f"{text} c{item % 6}")))
+            for item, text in enumerate(grocery.text["name"])}  # fmt: skip
+    by_score = sorted(score, key=lambda item: (-score[item], item))  # the more popular has the lower number
+    by_popularity = sorted(score, key=lambda item: (-said[item], item))
+    best = by_score[:FEEDBACK]
     mean = sum(score[item] * grocery.vectors[item].astype(np.float64) for item in best)
-    dense = sorted(allowed, key=lambda item: -(grocery.vectors[item] @ mean)) if best else []
+    by_likeness = sorted(allowed, key=lambda item: -(grocery.vectors[item] @ mean)) if best else []
     fused: dict[int, float] = {}
-    for ranks, n in zip((by_words, dense), quotas, strict=True):
+    for ranks, n in ((by_score, 200), (by_popularity, 100), (by_likeness, 50)):
         for place, item in enumerate(ranks[:n], start=1):
             fused[item] = fused.get(item, 0.0) + 1 / (RRF + place)
     return fused
@@ -244,7 +247,7 @@ def test_an_impression_has_the_surface_and_the_query(seek):
     told = document(kept.kept[0])
     assert told["surface"] == "search"
     assert told["context"] == {"page": "2", "query": "Whole MILK"}
-    assert set(told["items"][0]["sources"]) == {"bm25", "dense"}
+    assert set(told["items"][0]["sources"]) == {"bm25", "popular", "dense"}
 
 
 def test_without_the_vectors_the_words_are_enough_and_without_the_words_something_is_shown(seek, bundle):
@@ -255,5 +258,5 @@ def test_without_the_vectors_the_words_are_enough_and_without_the_words_somethin
     assert sorted(shown(found)) == list(range(5, 60, 6))
     search = replace(whole.bundle.search, words=Broken())
     lost = replace(whole, features=Ranker(), bundle=replace(whole.bundle, search=search)).search("u1", "apples", 5)
-    assert set(lost.degraded) >= {"source.bm25", "source.dense", "search.no_match", "search.order"}
+    assert set(lost.degraded) >= {"source.bm25", "source.popular", "source.dense", "search.no_match", "search.order"}
     assert len(lost.items) == 5
