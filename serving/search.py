@@ -42,6 +42,13 @@ class Search:
         """
         return Sought(self, query, self._allowed(require))
 
+    @cached_property
+    def places(self) -> Ints:
+        """Each item's place by popularity, from 0, equal ones by number (n_items,)."""
+        places = np.empty(len(self.popularity), np.int32)
+        places[np.argsort(-self.popularity, kind="stable")] = np.arange(len(places))
+        return places
+
     def _allowed(self, require: Mapping[str, str]) -> Bools | None:
         """Items that have all the values (n_items,), ``None`` where none is required."""
         if not require:
@@ -103,11 +110,12 @@ class Sought:
 
     def _first(self, n: int, values: Floats | Ints) -> Rows:
         """Rows of the n matches of greatest value, equal ones by popularity, then by number."""
-        rows = np.arange(len(values))
-        if n < len(values):
-            rows = np.flatnonzero(values >= np.partition(values, -n)[-n])
-        popularity = self.search.popularity[self.matches.items[rows]]
-        return rows[np.lexsort((rows, -popularity, -values[rows]))[:n]]
+        rows, places = np.arange(len(values)), self.search.places[self.matches.items]
+        if n < len(rows):
+            least = np.partition(values, -n)[-n]
+            above, tied = np.flatnonzero(values > least), np.flatnonzero(values == least)  # too many to sort, at times
+            rows = np.append(above, tied[np.argpartition(places[tied], n - len(above) - 1)[: n - len(above)]])
+        return rows[np.lexsort((places[rows], -values[rows]))]
 
     def by_words(self, items: Ints, scores: Floats) -> Floats:
         """Scores (n,) moved so that who has more of the query's words comes first, by score among equals."""
@@ -126,4 +134,4 @@ class Found:
     find: Callable[[int], Ints]
 
     def propose(self, user: UserState, n: int) -> Ints:
-        return self.find(n)
+        return self.find(max(n, 1))[:n]
