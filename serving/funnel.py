@@ -145,7 +145,7 @@ class Funnel:
         return asked(self.surfaces, user_id, surface, limit, exclude, include, context or {})
 
     def _know(self, request: Request, surface: Surface, trace: Trace) -> UserState:
-        if (request.include or request.query) and surface.seen == "keep":  # nothing depends on it
+        if (request.include or request.query is not None) and surface.seen == "keep":  # nothing depends on it
             return self.state.unknown(request.user_id)
         return trace.attempt(
             "user_state", lambda: self.state.read(request.user_id), lambda: self.state.unknown(request.user_id)

@@ -115,7 +115,7 @@ class Sought:
             least = np.partition(values, -n)[-n]
             above, tied = np.flatnonzero(values > least), np.flatnonzero(values == least)  # too many to sort, at times
             rows = np.append(above, tied[np.argpartition(places[tied], n - len(above) - 1)[: n - len(above)]])
-        return rows[np.lexsort((places[rows], -values[rows]))]
+        return np.asarray(rows[np.lexsort((places[rows], -values[rows]))])
 
     def by_words(self, items: Ints, scores: Floats) -> Floats:
         """Scores (n,) moved so that who has more of the query's words comes first, by score among equals."""
