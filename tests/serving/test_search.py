@@ -21,6 +21,7 @@ from serving.rulebook import Ruled
 from serving.rules import Rules
 from serving.search import FEEDBACK, Search
 from serving.sources import RRF
+from serving.surfaces import load_surfaces
 
 GONE = redis.Redis(port=1)
 N = 60
@@ -189,6 +190,10 @@ def test_a_field_out_of_bounds_is_named(seek, fields, named):
 def test_a_list_is_not_a_search(seek):
     with pytest.raises(DataError, match=r"^surface: search answers a query"):
         seek().request("u1", "search")
+
+
+def test_a_repository_whose_file_has_no_such_surface_gets_the_packaged_one(surfaces, tmp_path):
+    assert surfaces.surfaces["search"] == load_surfaces(tmp_path).surfaces["search"]
 
 
 def test_what_matches_more_of_the_words_comes_first(seek):
