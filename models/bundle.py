@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headwater.errors import ModelError
-from models import calibration
+from headwater.log import get_logger
+from models import bm25, calibration
+from models.bm25 import WordIndex, index_words
 from models.calibration import AnyCalibrator
 from models.catalogue import Catalogue, Numbering, texts
 from models.encoder import UserEncoder
@@ -25,6 +27,7 @@ from models.heads import Head
 from models.index import ItemIndex, build
 from models.ranker import Ranker
 
+log = get_logger("models")
 FORMAT = 1
 META = "bundle.json"
 FILES = (
@@ -115,6 +118,7 @@ class Bundle:
     calibrator: AnyCalibrator
     popularity: Float32s
     trending: Float32s
+    words: WordIndex
     others: tuple[Head, ...] = ()
 
     @property
@@ -146,7 +150,7 @@ def write_bundle(directory: Path, trained: Trained, parts: Parts) -> Meta:
     draft.mkdir(parents=True)
     try:
         _write_files(draft, parts)
-        names = [*FILES, *(file for head in parts.others for file in _files_of(head.name))]
+        names = [*FILES, *bm25.FILES, *(file for head in parts.others for file in _files_of(head.name))]
         files = {name: _sha256(draft / name) for name in names}
         meta = Meta(**trained.model_dump(), version=directory.name, files=files)
         (draft / META).write_text(meta.model_dump_json(indent=2) + "\n")
@@ -171,9 +175,10 @@ def load_bundle(
     vectors = np.load(path / "item_embeddings.npy", mmap_mode="r", allow_pickle=False)
     table = pq.read_table(path / "items.parquet")
     columns = {name: texts(table[name]) for name in table.column_names}
+    items = Catalogue(columns.pop("item_id"), vectors, columns)
     bundle = Bundle(
         meta=meta,
-        items=Catalogue(columns.pop("item_id"), vectors, columns),
+        items=items,
         users=Numbering(texts(pq.read_table(path / "users.parquet")["user_id"])),
         index=ItemIndex.load(path / "index.faiss", vectors),
         encoder=UserEncoder.from_arrays(vectors, _arrays(path / "towers.npz")),
@@ -181,6 +186,7 @@ def load_bundle(
         calibrator=calibration.from_arrays(_arrays(path / "calibrator.npz")),
         popularity=np.load(path / "popularity.npy", allow_pickle=False),
         trending=np.load(path / "trending.npy", allow_pickle=False),
+        words=_words(path, meta, items),
         others=tuple(_head(path, found[1]) for found in map(_OTHER.fullmatch, meta.files) if found),
     )
     _require_fit(bundle)
@@ -256,6 +262,7 @@ def _write_files(draft: Path, parts: Parts) -> None:
         trees, calibrator = _files_of(head.name)
         (draft / trees).write_text(head.ranker.to_text())
         np.savez(draft / calibrator, **head.calibrator.arrays())
+    index_words(parts.items.num_rows, _text(parts.items)).save(draft)
     np.save(draft / "popularity.npy", np.asarray(parts.popularity, np.float32))
     np.save(draft / "trending.npy", np.asarray(parts.trending, np.float32))
 
@@ -279,6 +286,19 @@ def _require_fit(bundle: Bundle) -> None:
                 f"bundle {bundle.version}: {file} reads {', '.join(ranker.feature_names)}, "
                 f"not {', '.join(bundle.meta.feature_names)}. {CHOOSE}"
             )
+
+
+def _words(path: Path, meta: Meta, items: Catalogue) -> WordIndex:
+    """Map the index of words; a bundle of before has none, so that it is made anew at each start."""
+    if bm25.POSTINGS in meta.files:
+        return WordIndex.load(path, len(items))
+    log.info("words_indexed_at_load", bundle=meta.version, items=len(items))
+    return index_words(len(items), items.text)
+
+
+def _text(items: pa.Table) -> Mapping[str, Any]:
+    """The attributes, as a loaded bundle has them."""
+    return {name: texts(items[name]) for name in items.column_names if name != "item_id"}
 
 
 def _files_of(objective: str) -> tuple[str, str]:

@@ -25,9 +25,10 @@ from serving.live import champion
 from serving.ports import Bundle, Floats, Ints
 from serving.reasons import Reasons
 from serving.rulebook import RuleBook
+from serving.search import SOURCES, Search
 from serving.sources import BuyItAgain, Fixed, TwoTower
 from serving.state import StateReader
-from serving.surfaces import Surfaces, load_surfaces
+from serving.surfaces import SEARCH, Surfaces, load_surfaces
 from serving.telemetry import Telemetry
 
 
@@ -116,6 +117,7 @@ def as_bundle(loaded: bundles.Bundle) -> Bundle:
         ranker=loaded.ranker,
         calibrate=loaded.calibrator,
         popular=popular,
+        search=Search(loaded.items, loaded.words, loaded.index, loaded.popularity),
     )
 
 
@@ -132,11 +134,10 @@ def _check(config: Surfaces, weighed: Collection[str], bundle: Bundle, plan: Fea
                 f"objectives.toml: weights.{surface}: no such surface. Choose from {', '.join(config.surfaces)}."
             )
     for surface, wanted in config.surfaces.items():
+        known = SOURCES if surface == SEARCH else tuple(bundle.sources)
         for source in wanted.sources:
-            if source not in bundle.sources:
-                raise ConfigError(
-                    f"surfaces.{surface}.sources: {source!r} is unknown. Choose from {', '.join(bundle.sources)}."
-                )
+            if source not in known:
+                raise ConfigError(f"surfaces.{surface}.sources: {source!r} is unknown. Choose from {', '.join(known)}.")
     own = plan.view(config.features.own)
     for feature in (config.features.own_weight, config.features.own_newest):
         if feature not in own.features:

@@ -1,4 +1,4 @@
-"""``headwater serve``, ``recommend`` and ``features``; the last two ask the running server."""
+"""``headwater serve``, ``recommend``, ``search`` and ``features``; the last three ask the running server."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +63,34 @@ def recommend(
     else:
         _show(ranked, user)
         _show_why(explained)
+
+
+def search(
+    query: Annotated[str, typer.Option("--query", help="Words of what is wanted.")],
+    user: User,
+    limit: Limit = 10,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require", help="Only items with this attribute, such as audience=public.", metavar="NAME=VALUE"
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater search --query "whole milk" --user 42
+
+    Ask the running server for items that match a text, in the user's order.
+    """
+    from headwater.settings import addresses, get_settings
+    from serving.client import Client
+
+    required = dict(_pair(text, "--require", "audience=public") for text in require or ())
+    with Client(addresses(get_settings()).grpc) as client:
+        ranked = client.search(user, query, limit, require=required)
+    if as_json:
+        emit(as_dict(ranked), True)
+    else:
+        _show(ranked, user)
 
 
 def features(
@@ -233,10 +261,10 @@ def _known(explanation: dict[str, Any]) -> dict[str, Any]:
     return {**explanation, "moved": moved}
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
+def _pair(text: str, option: str, example: str = "user_id=42") -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not (key and equals and value):
-        raise typer.BadParameter(f"{text!r} is not NAME=VALUE, such as user_id=42.", param_hint=option)
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE, such as {example}.", param_hint=option)
     return key, value
 
 

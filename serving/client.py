@@ -77,6 +77,25 @@ class Client:
             context=context or {},
         )))  # fmt: skip
 
+    def search(
+        self,
+        user_id: str,
+        query: str,
+        limit: int = 0,
+        exclude: Sequence[str] = (),
+        require: Mapping[str, str] | None = None,
+        context: Mapping[str, str] | None = None,
+    ) -> Ranked:
+        """Return what matches a text, of the items that have the required attributes."""
+        try:
+            request = recommendation_pb2.SearchRequest(
+                user_id=user_id, query=query, limit=limit, exclude_item_ids=exclude, require=require or {},
+                context=context or {},
+            )  # fmt: skip
+        except UnicodeEncodeError as error:
+            raise DataError(f"search: {error.object[:80]!r} is not text, {error.reason}. Leave them out.") from None
+        return _ranked(self._call(self._recommendations.Search, request))
+
     def similar(self, item_id: str, limit: int = 10) -> Ranked:
         """Return the item's neighbours, nearest first."""
         request = recommendation_pb2.SimilarRequest(item_id=item_id, limit=limit)

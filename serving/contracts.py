@@ -9,7 +9,10 @@ MAX_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call, validated: ``limit`` is from 1 to ``MAX_LIMIT``, ``surface`` is a known one."""
+    """One call, validated: ``limit`` is from 1 to ``MAX_LIMIT``, ``surface`` is a known one.
+
+    A search has a ``query``; ``require`` are the attributes that its items must have.
+    """
 
     user_id: str
     surface: str
@@ -17,6 +20,8 @@ class Request:
     exclude: frozenset[str] = frozenset()
     include: tuple[str, ...] = ()
     context: Mapping[str, str] = field(default_factory=dict)
+    query: str | None = None
+    require: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,24 @@ class Recommender(Protocol):
 
     def recommend(self, request: Request) -> Ranked:
         """A list, whatever part is down."""
+        ...
+
+    def search(
+        self,
+        user_id: str,
+        query: str,
+        limit: int = 0,
+        exclude: Sequence[str] = (),
+        require: Mapping[str, str] | None = None,
+        context: Mapping[str, str] | None = None,
+    ) -> Ranked:
+        """Items that match a text, in the user's order; none but those that have the required attributes.
+
+        Raises
+        ------
+        DataError
+            A field is out of bounds; the message names it.
+        """
         ...
 
     def similar(self, item_id: str, limit: int = 10, exclude: Sequence[str] = ()) -> Ranked:

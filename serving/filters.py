@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.ports import Ints
+from serving.ports import Bools, Ints
 
-Bools = NDArray[np.bool_]
 Filter = Callable[[Ints], Bools]
 """Which of some items (n,) may not be shown (n,)."""
 AT_A_TIME = 1_000
@@ -26,6 +25,10 @@ class Filters:
         for number, removes in enumerate(self.by_name.values()):
             found[(found < 0) & removes(items)] = number
         return found
+
+    def within(self, allowed: Bools | None) -> "Filters":
+        """And remove what is not among the allowed (n_items,): pins and popular items do not know what is required."""
+        return self if allowed is None else Filters({**self.by_name, "required": marked(~allowed)})
 
     def names(self) -> tuple[str, ...]:
         return tuple(self.by_name)

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from headwater.clock import Clock
 from headwater.errors import DataError
 from headwater.online.reader import Matrix
-from serving.asking import asked, bounded
+from serving.asking import asked, bounded, sought
 from serving.contracts import MAX_LIMIT, Explanation, Ranked, RankedItem, Request
 from serving.explain import explain
 from serving.filters import Filters, among, marked
 from serving.impressions import Impression, ImpressionSink, seed_of
-from serving.ports import Availability, Bundle, Features, Floats, Ints, State, UserState
+from serving.ports import Availability, Bundle, Features, Floats, Ints, Sought, Source, State, UserState
 from serving.reasons import Reasons
 from serving.rerank import Arranged, arrange
 from serving.rulebook import RuleBook, Ruled
@@ -56,23 +56,42 @@ class Funnel:
         """Make the list; nothing is logged as shown."""
         trace = Trace(self.telemetry)
         surface, now_ms = self.surfaces[request.surface], self.clock.now_ms()
+        search = None if request.query is None else self.bundle.search.sought(request.query, request.require)
+        sources = self.bundle.sources if search is None else search.sources
         ruled = trace.attempt("rules", self.rules.now, Ruled)
         user = self._know(request, surface, trace)
         pins = ruled.pins(request.surface, now_ms)
-        proposals = self._asked_for(request) or self._propose(surface, user, pins, trace)
+        proposals = self._asked_for(request) or self._propose(sources, surface, user, pins, trace)
         candidates = blend(proposals)  # (n_candidates,)
         filters = self._filters(request, surface, user, ruled, now_ms, trace)
+        filters = filters if search is None else filters.within(search.allowed)
         removed = filters.removed_by(candidates.items)  # int16 (n_candidates,)
-        eligible = self._eligible(request, candidates, filters, removed)  # (n_eligible,)
+        eligible = self._eligible(request, candidates, filters, removed, trace)  # (n_eligible,)
         features = self._hydrate(request, eligible, trace)  # float32 (n_eligible, n_features)
         scores = self._rank(request, eligible, features, trace)  # float32 (n_eligible,)
         ordered = ruled.shift(eligible.items, scores, request.surface, now_ms)  # float32 (n_eligible,)
+        ordered = ordered if search is None else self._match(search, eligible, features, ordered, trace)
         shown = self._rerank(request, surface, eligible, ordered, pins, trace)  # rows of eligible, best first
         chances = self._calibrate(request, scores, features, trace)  # float32 (n_eligible,)
         ranked = self._reply(eligible, features, chances, shown.rows, trace)
         return Run(
             request, user, proposals, candidates, filters, removed, eligible, features, scores, chances, shown, ranked
         )
+
+    def search(
+        self,
+        user_id: str,
+        query: str,
+        limit: int = 0,
+        exclude: Sequence[str] = (),
+        require: Mapping[str, str] | None = None,
+        context: Mapping[str, str] | None = None,
+    ) -> Ranked:
+        """Return what matches a text: more of its words first, then as the ranker has it for the user.
+
+        Where nothing that may be shown matches, it is what is popular, and ``degraded`` has ``search.no_match``.
+        """
+        return self.recommend(sought(self.surfaces, user_id, query, limit, exclude, require or {}, context or {}))
 
     def explain(self, request: Request, item_id: str) -> Explanation:
         """Why an item is in the user's list now, or why not.
@@ -126,7 +145,7 @@ class Funnel:
         return asked(self.surfaces, user_id, surface, limit, exclude, include, context or {})
 
     def _know(self, request: Request, surface: Surface, trace: Trace) -> UserState:
-        if request.include and surface.seen == "keep":  # nothing depends on it
+        if (request.include or request.query is not None) and surface.seen == "keep":  # nothing depends on it
             return self.state.unknown(request.user_id)
         return trace.attempt(
             "user_state", lambda: self.state.read(request.user_id), lambda: self.state.unknown(request.user_id)
@@ -139,15 +158,14 @@ class Funnel:
         items = self.bundle.catalogue.dense(list(dict.fromkeys(request.include)))
         return {"include": items[items >= 0]}
 
-    def _propose(self, surface: Surface, user: UserState, pins: Mapping[int, Ints], trace: Trace) -> Mapping[str, Ints]:
+    def _propose(
+        self, sources: Mapping[str, Source], surface: Surface, user: UserState, pins: Mapping[int, Ints], trace: Trace
+    ) -> Mapping[str, Ints]:
         proposals = {
-            name: trace.attempt(f"source.{name}", self._proposal(name, user, n), lambda: np.empty(0, np.int32))
+            name: trace.attempt(f"source.{name}", _proposal(sources[name], user, n), lambda: np.empty(0, np.int32))
             for name, n in surface.sources.items()
         }
         return {**proposals, PINNED: np.unique(np.concatenate([*pins.values()]))} if pins else proposals
-
-    def _proposal(self, name: str, user: UserState, n: int) -> Callable[[], Ints]:
-        return lambda: self.bundle.sources[name].propose(user, n)
 
     def _filters(
         self, request: Request, surface: Surface, user: UserState, ruled: Ruled, now_ms: int, trace: Trace
@@ -162,14 +180,18 @@ class Funnel:
         )
 
     def _eligible(
-        self, request: Request, candidates: Candidates, filters: Filters, removed: NDArray[np.int16]
+        self, request: Request, candidates: Candidates, filters: Filters, removed: NDArray[np.int16], trace: Trace
     ) -> Candidates:
-        """What no filter removed; popular items fill up what is too short."""
+        """What no filter removed; popular items fill up what is too short, a search only where it found nothing."""
         self.telemetry.removed(filters.names(), removed)
         eligible = candidates.take(removed < 0)
         missing = request.limit - len(eligible)
         if missing <= 0 or request.include:
             return eligible
+        if request.query is not None:
+            if eligible.proposed[:, [name != PINNED for name in eligible.names]].any():
+                return eligible
+            trace.give_up("search.no_match")
         popular = self.bundle.popular
         spare = filters.first(popular, missing + len(eligible))
         return _extended(eligible, spare[absent(spare, eligible.items)][:missing])
@@ -196,6 +218,14 @@ class Funnel:
             return eligible.fused
         ranker = self.bundle.weighed.get(request.surface, self.bundle.ranker)
         return trace.attempt("rank", lambda: ranker.score(features.values), lambda: eligible.fused)
+
+    def _match(
+        self, search: Sought, eligible: Candidates, features: Matrix | None, scores: Floats, trace: Trace
+    ) -> Floats:
+        """More of the query's words first, then the ranker's order; without the ranker the fused ranks alone count."""
+        if features is None or "rank" in trace.degraded:
+            return scores
+        return trace.attempt("search.order", lambda: search.by_words(eligible.items, scores), lambda: scores)
 
     def _rerank(
         self, request: Request, surface: Surface, eligible: Candidates, scores: Floats, pins: Mapping[int, Ints],
@@ -270,6 +300,10 @@ class Funnel:
         if item < 0:
             raise DataError(f"item_id: {item_id[:80]!r} is not in bundle {self.version}. Ask for one of its items.")
         return item
+
+
+def _proposal(source: Source, user: UserState, n: int) -> Callable[[], Ints]:
+    return lambda: source.propose(user, n)
 
 
 def _extended(candidates: Candidates, spare: Ints) -> Candidates:

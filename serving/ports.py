@@ -12,6 +12,7 @@ from headwater.online.reader import Matrix
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Times = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 _NONE: Ints = np.empty(0, np.int32)
 _NO_TIMES: Times = np.empty(0, np.int64)
 
@@ -63,8 +64,40 @@ class Encoder(Protocol):
 class Index(Protocol):
     """Nearest items by inner product."""
 
-    def search(self, vectors: Floats, n: int) -> Ints:
-        """Dense items, nearest first (len(vectors), n), padded with -1."""
+    def search(self, vectors: Floats, n: int, allowed: Bools | None = None) -> Ints:
+        """Dense items, nearest first (len(vectors), n), padded with -1; no others than the allowed (n_items,)."""
+        ...
+
+
+class Sought(Protocol):
+    """The search of one request."""
+
+    @property
+    def allowed(self) -> Bools | None:
+        """What the request may see (n_items,), ``None`` for all: nothing else is scored."""
+        ...
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """Who proposes items for the query."""
+        ...
+
+    def by_words(self, items: Ints, scores: Floats) -> Floats:
+        """Scores (n,) of items (n,), moved so that a better match of the words comes first."""
+        ...
+
+
+class Search(Protocol):
+    """Finds items for a text."""
+
+    def sought(self, query: str, require: Mapping[str, str]) -> Sought:
+        """Begin the search for one request.
+
+        Raises
+        ------
+        DataError
+            ``require`` names an attribute that the catalogue does not have.
+        """
         ...
 
 
@@ -146,5 +179,6 @@ class Bundle:
     calibrate: Callable[[Floats], Floats]
     popular: Ints
     """All items that may stand in when nothing else does, best first."""
+    search: Search
     weighed: Mapping[str, Scorer] = field(default_factory=dict)
     """By surface, where several objectives make the order; their scores are worths, which need no calibration."""

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from headwater.declared import read_declared
 from headwater.errors import ConfigError
 from headwater.log import get_logger
+from headwater.text import fold
 from serving.ports import Catalogue, Floats, Ints
-from serving.rules import Policy, Rule, Rules, fold
+from serving.rules import Policy, Rule, Rules
 
 log = get_logger("serving")
 POLL_S = 1.0

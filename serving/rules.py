@@ -16,21 +16,15 @@
 """
 
 import re
-import unicodedata
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from headwater.text import fold
 from serving.contracts import MAX_LIMIT
 
 FILE = "rules.toml"
-
-
-def fold(text: str) -> str:
-    """What is left of a text when case, accents, widths and ligatures do not count (Unicode NFKD, case folding)."""
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-    return "".join(letter for letter in plain if not unicodedata.combining(letter))
 
 
 def _some_letters(word: str) -> str:

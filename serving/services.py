@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import grpc
-
 from headwater.errors import DataError, HeadwaterError
 from headwater.events import BadRecord
 from serving.contracts import Ranked
@@ -44,7 +42,10 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
         return reply_of(ranked)
 
     def Search(self, request: Any, context: Any) -> Any:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "Search: not built yet. Use Recommend or Similar.")
+        ranked = self._live.recommender.search(
+            request.user_id, request.query, request.limit, request.exclude_item_ids, request.require, request.context
+        )
+        return reply_of(ranked)
 
     def Explain(self, request: Any, context: Any) -> Any:
         recommender = self._live.recommender

@@ -10,6 +10,7 @@ from headwater.declared import read_declared
 from serving.contracts import MAX_LIMIT
 
 DEFAULT = "home"
+SEARCH = "search"
 FILE = "surfaces.toml"
 
 
@@ -52,6 +53,9 @@ class Surface(_Strict):
     sources: dict[str, int]
 
 
+_SEARCH = Surface(limit=10, diversity=0.0, seen="keep", sources={"bm25": 200, "popular": 100, "dense": 50})
+
+
 class Reason(_Strict):
     """Given where ``at_least <= feature <= at_most``; ``text`` may use ``{value}`` and the item's attributes."""
 
@@ -74,7 +78,7 @@ class Surfaces(_Strict):
     def _has_the_default(cls, value: dict[str, Surface]) -> dict[str, Surface]:
         if DEFAULT not in value:
             raise ValueError(f"there must be a surface {DEFAULT}")
-        return value
+        return {**value, SEARCH: value.get(SEARCH, _SEARCH)}
 
 
 def load_surfaces(repo: Path) -> Surfaces:

@@ -151,7 +151,7 @@ def test_a_version_never_changes(path):
 
 
 def test_loading_imports_no_trainer_and_no_engine(path):
-    unwanted = {"torch", "mlflow", "feast", "pyspark", "pyflink"}
+    unwanted = {"torch", "mlflow", "feast", "pyspark", "pyflink", "bm25s"}
     code = (
         "import sys; from pathlib import Path; from models.bundle import load_bundle; "
         f"load_bundle(Path({str(path)!r})); print(*({unwanted!r} & set(sys.modules)))"

@@ -30,12 +30,14 @@ from headwater.plan import (
 )
 from headwater.runtime.ports import free_port
 from headwater.settings import Settings
+from models.bm25 import index_words
 from serving.availability import StoredAvailability
 from serving.funnel import Funnel
 from serving.impressions import Discard
 from serving.ports import Bundle
 from serving.reasons import Reasons
 from serving.rulebook import RuleBook
+from serving.search import Search
 from serving.sources import BuyItAgain, Fixed, TwoTower
 from serving.state import StateReader
 from serving.surfaces import Surfaces
@@ -231,8 +233,9 @@ class Exact:
     def __init__(self, vectors):
         self.vectors = vectors
 
-    def search(self, vectors, n):
-        order = np.argsort(-(vectors @ self.vectors.T), axis=1, kind="stable")[:, :n].astype(np.int32)
+    def search(self, vectors, n, allowed=None):
+        held = np.flatnonzero(np.ones(len(self.vectors), bool) if allowed is None else allowed).astype(np.int32)
+        order = held[np.argsort(-(vectors @ self.vectors[held].T), axis=1, kind="stable")[:, :n]]
         return np.pad(order, ((0, 0), (0, max(0, n - order.shape[1]))), constant_values=-1)
 
 
@@ -273,6 +276,7 @@ def bundle(shop: Shop) -> Bundle:
     """Small models that can be worked out by hand."""
     index = Exact(shop.vectors)
     by_number = np.arange(N_ITEMS, dtype=np.int32)
+    names = np.array([f"Item {n}" for n in range(N_ITEMS)], object)
     return Bundle(
         version="v1", schema_hash="h", catalogue=shop, index=index, ranker=SumOfFeatures(),
         sources={
@@ -280,6 +284,7 @@ def bundle(shop: Shop) -> Bundle:
             "popular": Fixed(by_number), "trending": Fixed(by_number[::-1]),
         },
         calibrate=lambda scores: (1 / (1 + np.exp(-scores))).astype(np.float32), popular=by_number,
+        search=Search(shop, index_words(N_ITEMS, {"name": names}), index, by_number[::-1].astype(np.float32)),
     )  # fmt: skip
 
 

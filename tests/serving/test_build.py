@@ -137,6 +137,10 @@ def test_a_written_bundle_is_served(write, promote, running, valkey_client, put,
     assert 0.1 < ranked.items[0].score <= 0.9
     assert {source for item in ranked.items for source in item.sources} & {"two_tower", "popular", "trending"}
     assert len(running.similar("i5", 4).items) == 4
+    found = running.search("u1", "item 7", require={"category": "c1"})
+    assert found.degraded == ()
+    assert found.items[0].attributes == {"name": "Item 7", "category": "c1"}
+    assert {item.attributes["category"] for item in found.items} == {"c1"}
 
 
 @pytest.mark.integration

@@ -15,9 +15,10 @@ from structlog.testing import capture_logs
 
 from headwater.errors import ConfigError
 from headwater.plan import DAY_MS
+from headwater.text import fold
 from serving.impressions import document
 from serving.rulebook import POLICY, RuleBook, Ruled
-from serving.rules import Rule, Rules, fold
+from serving.rules import Rule, Rules
 
 NOW = datetime.fromtimestamp(400 * DAY_MS / 1000, UTC)
 GONE = redis.Redis(port=1)

@@ -32,7 +32,7 @@ from serving.client import Client
 from serving.contracts import Explanation, Moved, Ranked, RankedItem, Request
 from serving.impressions import ImpressionLog
 from serving.live import Live
-from serving.proto.headwater.v1 import event_pb2, event_pb2_grpc, recommendation_pb2, recommendation_pb2_grpc
+from serving.proto.headwater.v1 import event_pb2, event_pb2_grpc
 from serving.server import EVENTS, RECOMMENDATIONS, Parts, Server
 from serving.telemetry import Telemetry
 from serving.tracking import KafkaLog
@@ -56,6 +56,15 @@ class Echo:
             raise ValueError("secret of the house")
         item = RankedItem(self.version, 0.5, 1, ("popular",), ("why",), {"name": "Milk"})
         return Ranked("r1", [item], (), self.version)
+
+    def search(self, user_id, query, limit=0, exclude=(), require=None, context=None) -> Ranked:
+        if not query:
+            raise DataError("query: empty. Type what is wanted.")
+        told = {
+            "user_id": user_id, "query": query, "limit": str(limit), "exclude": str([*exclude]),
+            "require": str(dict(require)), "context": str(dict(context)),
+        }  # fmt: skip
+        return Ranked("r2", [RankedItem("found", 0.5, 1, ("bm25",), (), told)], (), self.version)
 
     def similar(self, item_id, limit=10, exclude=()) -> Ranked:
         raise DataError(f"item_id: {item_id!r} is unknown.")
@@ -182,14 +191,17 @@ def test_a_bad_request_is_refused_by_field_and_a_bug_tells_nothing_of_the_inside
     assert "secret" not in str(told.value)
 
 
-def test_what_is_not_built_says_so(start, settings, promote) -> None:
+def test_a_search_comes_over_the_wire_as_it_was_given(start, promote) -> None:
     promote("v1")
-    start()
-    with grpc.insecure_channel(addresses(settings).grpc) as channel:
-        stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
-        with pytest.raises(grpc.RpcError) as told:
-            stub.Search(recommendation_pb2.SearchRequest(query="milk"), timeout=5)
-        assert told.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    client = start()
+    asked = {"limit": 3, "exclude": ["a"], "require": {"audience": "public"}, "context": {"page": "2"}}
+    found = client.search("u1", "whole milk", **asked)
+    told = {"user_id": "u1", "query": "whole milk", **{name: str(value) for name, value in asked.items()}}
+    assert found.items[0].attributes == told
+    with pytest.raises(DataError, match="query"):
+        client.search("u1", "")
+    with pytest.raises(DataError, match="surrogates"):
+        client.search("u1", "half \ud800 a letter")
 
 
 def test_an_explanation_comes_over_the_wire_as_it_was_given(start, settings, promote) -> None:

@@ -8,7 +8,7 @@ import redis
 import typer
 from typer.testing import CliRunner
 
-from headwater.errors import NotAnswerableError, UnavailableError
+from headwater.errors import DataError, NotAnswerableError, UnavailableError
 from headwater.plan import DAY_MS
 from headwater.settings import get_settings
 from serving import cli
@@ -19,7 +19,7 @@ from serving.tracking import KafkaLog
 NOW = 400 * DAY_MS
 runner = CliRunner()
 app = typer.Typer()
-for command in (cli.recommend, cli.features, cli.serve):
+for command in (cli.recommend, cli.search, cli.features, cli.serve):
     app.command()(command)
 
 
@@ -54,6 +54,18 @@ def test_recommend_prints_one_object_or_a_table_with_names_and_reasons(served, v
     shown = runner.invoke(app, ["recommend", "--user", "u1"]).stdout
     assert "Item 5" in shown
     assert "bought 2" in shown
+
+
+@pytest.mark.integration
+def test_search_prints_what_matches_and_refuses_what_is_no_query(served):
+    told = json.loads(runner.invoke(app, ["search", "--query", "item 7", "--user", "u1", "--json"]).stdout)
+    assert told["items"][0]["attributes"]["name"] == "Item 7"
+    assert told["items"][0]["sources"][0] == "bm25"
+    assert isinstance(runner.invoke(app, ["search", "--query", "?!", "--user", "u1"]).exception, DataError)
+    required = ["search", "--query", "item", "--user", "u1", "--require"]
+    assert runner.invoke(app, [*required, "audience"]).exit_code == 2
+    only = json.loads(runner.invoke(app, [*required, "category=c2", "--json"]).stdout)
+    assert {item["attributes"]["category"] for item in only["items"]} == {"c2"}
 
 
 @pytest.mark.integration

@@ -80,7 +80,7 @@ class RecommendationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Search(self, request, context):
-        """Items that match a text. UNIMPLEMENTED for now.
+        """Items that match a text: more of its words first, then in the user's order. Surface `search`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
