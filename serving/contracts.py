@@ -99,8 +99,15 @@ class Recommender(Protocol):
         """
         ...
 
-    def recommend(self, request: Request) -> Ranked:
-        """A list, whatever part is down."""
+    def recommend(self, request: Request, wait_s: float | None = None) -> Ranked:
+        """A list, whatever part is down.
+
+        Parameters
+        ----------
+        wait_s
+            How long the caller waits, at most; the surface's own deadline is held besides. ``None`` where nobody waits,
+            as in an evaluation: then nothing is left out for being late.
+        """
         ...
 
     def similar(self, item_id: str, limit: int = 10, exclude: Sequence[str] = ()) -> Ranked:

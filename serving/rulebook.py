@@ -91,10 +91,14 @@ class RuleBook:
     _looked: float = float("-inf")
 
     def now(self) -> Ruled:
-        """Rules as they are."""
+        """Rules as they are; where the file cannot be looked at, as they were."""
         if time.monotonic() - self._looked > POLL_S:
             self._looked = time.monotonic()
             self._follow()
+        return self._held
+
+    def last(self) -> Ruled:
+        """Rules as they were."""
         return self._held
 
     def _follow(self) -> None:
@@ -104,12 +108,15 @@ class RuleBook:
         except FileNotFoundError:
             self._held, self._seen = Ruled(), None
             return
+        except OSError as error:
+            log.error("rules_left_as_they_were", reason=str(error))
+            return
         if seen == self._seen:
             return
         self._seen = seen
         try:
             self._held = Ruled.on(read_declared(self.path, Rules), self.catalogue)
-        except ConfigError as error:
+        except (ConfigError, OSError, UnicodeDecodeError) as error:
             log.error("rules_left_as_they_were", reason=str(error))
             return
         log.info("rules", rules=len(self._held.rules), words=self._held.barred is not None)

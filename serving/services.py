@@ -23,6 +23,8 @@ from serving.tracking import DELIVERY_S, Taken, Tracker
 
 MAX_REFUSALS = 100
 _IN_FLIGHT = 1000
+_WAY_BACK = 0.1
+"""Share of a call's time that is kept for the reply's way to the caller."""
 
 
 class RecommendationService(recommendation_pb2_grpc.RecommendationServiceServicer):
@@ -37,7 +39,7 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
             request.user_id, request.surface, request.limit,
             request.exclude_item_ids, request.include_item_ids, request.context,
         )  # fmt: skip
-        return reply_of(recommender.recommend(asked))
+        return reply_of(recommender.recommend(asked, _patience(context)))
 
     def Similar(self, request: Any, context: Any) -> Any:
         ranked = self._live.recommender.similar(request.item_id, request.limit or 10, request.exclude_item_ids)
@@ -120,6 +122,12 @@ def reply_of(ranked: Ranked) -> Any:
         degraded=ranked.degraded,
         bundle_version=ranked.bundle_version,
     )  # fmt: skip
+
+
+def _patience(context: Any) -> float:
+    """Seconds that the caller waits for the answer to be on its way."""
+    left = context.time_remaining()
+    return math.inf if left is None else float(left) * (1 - _WAY_BACK)
 
 
 def _feature(name: str, value: Value) -> Any:

@@ -32,12 +32,13 @@ from headwater.runtime.ports import free_port
 from headwater.settings import Settings
 from serving.availability import StoredAvailability
 from serving.funnel import Funnel
+from serving.guard import Guard
 from serving.impressions import Discard
 from serving.ports import Bundle
 from serving.reasons import Reasons
 from serving.rulebook import RuleBook
 from serving.sources import BuyItAgain, Fixed, TwoTower
-from serving.state import StateReader
+from serving.state import Remembering, StateReader
 from serving.surfaces import Surfaces
 from serving.telemetry import Telemetry
 
@@ -329,17 +330,17 @@ def funnel(
     """``funnel(store)`` over a Redis client; keyword arguments replace its parts."""
 
     def make(store: redis.Redis, **parts) -> Funnel:
-        reader = OnlineReader(store, plan, clock)
+        reader, guard = OnlineReader(store, plan, clock), Guard("online store")
         whole = Funnel(
             bundle=bundle, surfaces=surfaces.surfaces, names=surfaces.features,
-            state=StateReader(reader, surfaces.features, Users(), bundle.catalogue), features=reader,
-            availability=StoredAvailability(store, plan.project, bundle.catalogue),
+            state=Remembering(StateReader(reader, surfaces.features, Users(), bundle.catalogue)), features=reader,
+            availability=StoredAvailability(store, plan.project, bundle.catalogue, guard),
             rules=RuleBook(rules, bundle.catalogue),
             reasons=Reasons(
                 surfaces.reasons, surfaces.source_reasons,
                 {name: at for at, name in enumerate(plan.service("recommend").names)},
             ),
-            impressions=Discard(), clock=clock, telemetry=Telemetry(),
+            impressions=Discard(), clock=clock, telemetry=Telemetry(), store=guard,
         )  # fmt: skip
         return replace(whole, **parts)
 

@@ -231,7 +231,12 @@ class TestDegraded:
     def test_a_degraded_stage_is_counted(self, funnel):
         whole = funnel(GONE)
         whole.recommend(whole.request("u1"))
-        assert whole.telemetry.registry.get_sample_value("headwater_degraded_total", {"stage": "hydrate"}) == 1
+        assert (
+            whole.telemetry.registry.get_sample_value(
+                "headwater_degraded_total", {"stage": "hydrate", "reason": "down"}
+            )
+            == 1
+        )
 
 
 class TestRequest:

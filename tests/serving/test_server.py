@@ -51,7 +51,7 @@ class Echo:
             raise DataError("user_id: empty. Name who is asking.")
         return Request(user_id, surface or "home", limit or 10)
 
-    def recommend(self, request: Request) -> Ranked:
+    def recommend(self, request: Request, wait_s: float | None = None) -> Ranked:
         if request.user_id == "breaks":
             raise ValueError("secret of the house")
         item = RankedItem(self.version, 0.5, 1, ("popular",), ("why",), {"name": "Milk"})
