@@ -179,11 +179,13 @@ def production(settings: Settings, measured: telemetry.Telemetry) -> Parts:
     """The real parts."""
     from serving.build import Builder
     from serving.impressions import ImpressionLog
+    from serving.spill import Spill
 
     store, guard = connect(settings), Guard("online store")
     clock = StoredClock(ClockStore(store, guard))
     kafka = KafkaLog(addresses(settings).kafka)
-    impressions = ImpressionLog(kafka, measured)
+    spill = Spill(settings.state_dir / "serve" / f"impressions-{settings.grpc_port}.spill")
+    impressions = ImpressionLog(kafka, measured, spill=spill)
     builder = Builder(store, clock, impressions, measured, guard)
     return Parts(store, clock, kafka, measured, builder.build_warm, impressions.close)
 

@@ -39,7 +39,7 @@ class Telemetry:
             ["stage", "reason"], registry=self.registry,
         )  # fmt: skip
         self._impressions = Counter(
-            "headwater_impressions", "Impressions by what became of them: logged, dropped, failed.", ["outcome"],
+            "headwater_impressions", "Impressions: logged, spilled, dropped, failed.", ["outcome"],
             registry=self.registry,
         )  # fmt: skip
         self._removed = Counter(
