@@ -39,7 +39,7 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
             request.user_id, request.surface, request.limit,
             request.exclude_item_ids, request.include_item_ids, request.context,
         )  # fmt: skip
-        return reply_of(recommender.recommend(asked, _patience(context)))
+        return reply_of(recommender.recommend(asked, _patience(context)), self._live.now.behind)
 
     def Similar(self, request: Any, context: Any) -> Any:
         ranked = self._live.recommender.similar(request.item_id, request.limit or 10, request.exclude_item_ids)
@@ -108,8 +108,8 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         )  # fmt: skip
 
 
-def reply_of(ranked: Ranked) -> Any:
-    """Protobuf of a reply."""
+def reply_of(ranked: Ranked, behind: bool = False) -> Any:
+    """Protobuf of a reply; ``behind``: an earlier bundle stands in for the champion."""
     return recommendation_pb2.RecommendReply(
         request_id=ranked.request_id,
         items=[
@@ -119,7 +119,7 @@ def reply_of(ranked: Ranked) -> Any:
             )
             for item in ranked.items
         ],
-        degraded=ranked.degraded,
+        degraded=[*ranked.degraded, *(("bundle",) if behind else ())],
         bundle_version=ranked.bundle_version,
     )  # fmt: skip
 
