@@ -18,7 +18,7 @@ from models import bundle as bundles
 from models.heads import weigh
 from models.objectives import load_objectives
 from serving import rules
-from serving.availability import StoredAvailability
+from serving.availability import StoredAvailability, Withdrawn
 from serving.funnel import Funnel
 from serving.guard import Guard
 from serving.impressions import Discard, ImpressionSink
@@ -41,6 +41,8 @@ class Builder:
     impressions: ImpressionSink
     telemetry: Telemetry
     guard: Guard = field(default_factory=lambda: Guard("online store"))
+    withdrawn: dict[str, Withdrawn] = field(default_factory=dict)
+    """By project: a bundle that is loaded while the store is down knows what the one before it knew."""
 
     def build(self, plan: FeaturePlan, folder: Path) -> Funnel:
         """Load a bundle and put it on the online store.
@@ -71,7 +73,7 @@ class Builder:
             names=config.features,
             state=Remembering(StateReader(reader, config.features, loaded.users, loaded.items)),
             features=reader,
-            availability=StoredAvailability(self.store, plan.project, loaded.items, self.guard),
+            availability=StoredAvailability(self._withdrawn_of(plan.project), loaded.items),
             rules=RuleBook(Path(plan.repo) / rules.FILE, loaded.items),
             reasons=Reasons(config.reasons, config.source_reasons, {name: at for at, name in enumerate(names)}),
             impressions=self.impressions,
@@ -79,6 +81,9 @@ class Builder:
             telemetry=self.telemetry,
             store=self.guard,
         )
+
+    def _withdrawn_of(self, project: str) -> Withdrawn:
+        return self.withdrawn.setdefault(project, Withdrawn(self.store, project, self.guard))
 
     def build_warm(self, plan: FeaturePlan, folder: Path) -> Funnel:
         """Build, and make a list that nobody sees, so that no request waits for what is done once: loops compiled,

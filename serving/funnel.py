@@ -68,7 +68,8 @@ class Funnel:
         """Make the list; nothing is logged as shown."""
         trace = Trace(self.telemetry, deadline)
         surface, now_ms = self.surfaces[request.surface], self.clock.now_ms()
-        ruled = trace.attempt("rules", self.rules.now, self.rules.last)
+        with self.telemetry.stage("rules"):
+            ruled = self.rules.now()
         user = self._know(request, surface, trace)
         pins = ruled.pins(request.surface, now_ms)
         proposals = self._asked_for(request) or self._propose(surface, user, pins, trace)

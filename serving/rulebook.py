@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.declared import read_declared
-from headwater.errors import ConfigError
+from headwater.errors import ConfigError, HeadwaterError
 from headwater.log import get_logger
 from serving.ports import Catalogue, Floats, Ints
 from serving.rules import Policy, Rule, Rules, fold
@@ -97,10 +97,6 @@ class RuleBook:
             self._follow()
         return self._held
 
-    def last(self) -> Ruled:
-        """Rules as they were."""
-        return self._held
-
     def _follow(self) -> None:
         try:
             stamp = self.path.stat()
@@ -116,8 +112,9 @@ class RuleBook:
         self._seen = seen
         try:
             self._held = Ruled.on(read_declared(self.path, Rules), self.catalogue)
-        except (ConfigError, OSError, UnicodeDecodeError) as error:
-            log.error("rules_left_as_they_were", reason=str(error))
+        except Exception as error:  # a list without the rules would show what they hide
+            known = isinstance(error, HeadwaterError)
+            log.error("rules_left_as_they_were", reason=str(error), exc_info=None if known else error)
             return
         log.info("rules", rules=len(self._held.rules), words=self._held.barred is not None)
 

@@ -65,8 +65,8 @@ class Spill:
     def head(self, n: int) -> list[Record]:
         """The oldest records, at most n."""
         self._file.seek(self._sent)
-        found, reader = [], os.fdopen(os.dup(self._file.fileno()), "rb")
-        with reader:
+        found: list[Record] = []
+        with os.fdopen(os.dup(self._file.fileno()), "rb") as reader:
             self._ahead = self._sent
             while len(found) < n and self._ahead < self._end:
                 line = reader.readline()

@@ -30,7 +30,7 @@ from headwater.plan import (
 )
 from headwater.runtime.ports import free_port
 from headwater.settings import Settings
-from serving.availability import StoredAvailability
+from serving.availability import StoredAvailability, Withdrawn
 from serving.funnel import Funnel
 from serving.guard import Guard
 from serving.impressions import Discard
@@ -334,7 +334,7 @@ def funnel(
         whole = Funnel(
             bundle=bundle, surfaces=surfaces.surfaces, names=surfaces.features,
             state=Remembering(StateReader(reader, surfaces.features, Users(), bundle.catalogue)), features=reader,
-            availability=StoredAvailability(store, plan.project, bundle.catalogue, guard),
+            availability=StoredAvailability(Withdrawn(store, plan.project, guard), bundle.catalogue),
             rules=RuleBook(rules, bundle.catalogue),
             reasons=Reasons(
                 surfaces.reasons, surfaces.source_reasons,

@@ -26,6 +26,7 @@ from models.heads import Head
 from models.ranker import Ranker
 from serving import live as serving_live
 from serving import server as serving_server
+from serving.availability import withdraw
 from serving.build import Builder, build_recommender
 from serving.client import Client
 from serving.impressions import Discard
@@ -195,6 +196,25 @@ def test_a_start_with_a_damaged_champion_answers_with_the_last_one_that_is_whole
     promote("never promoted")
     assert live.refresh()
     assert not live.now.behind
+
+
+@pytest.mark.integration
+def test_a_bundle_that_is_loaded_while_the_store_is_down_knows_what_has_been_withdrawn(
+    write, settings, valkey_client, clock, monkeypatch
+):
+    withdraw(valkey_client, "shop", ["i0"])
+    builder = Builder(valkey_client, clock, Discard(), Telemetry())
+    builder.build_warm(load_plan(settings.repo), write("v1"))
+
+    def fails(*_):
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(valkey_client, "smembers", fails)
+    builder.withdrawn["shop"]._read_at = float("-inf")
+    again = builder.build(load_plan(settings.repo), write("v2"))
+    shown = [item.item_id for item in again.recommend(again.request("u1", limit=N)).items]
+    assert len(shown) == N - 1
+    assert "i0" not in shown
 
 
 @pytest.mark.integration

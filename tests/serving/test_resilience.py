@@ -26,7 +26,7 @@ from headwater.runtime import valkey as valkey_server
 from headwater.runtime.ports import free_port
 from headwater.settings import addresses
 from serving import guard as guards
-from serving.availability import StoredAvailability, withdraw
+from serving.availability import StoredAvailability, Withdrawn, withdraw
 from serving.client import Client
 from serving.guard import Guard
 from serving.impressions import ImpressionLog
@@ -282,6 +282,7 @@ def test_laws_of_every_list_whatever_is_gone(
         return Away(part, name, troubles)
 
     plain, guard = funnel(valkey_client), Guard("online store")
+    withdrawn = Withdrawn(away(valkey_client, "smembers"), "shop", guard)
     sources = {**bundle.sources, "two_tower": away(bundle.sources["two_tower"], "two_tower")}
     sources["popular"] = away(Fixed(bundle.popular), "popular")
     broken = replace(
@@ -291,11 +292,11 @@ def test_laws_of_every_list_whatever_is_gone(
         plain, bundle=broken, store=guard,
         state=Remembering(away(plain.state, "state")), features=away(plain.features, "features"),
         reasons=away(plain.reasons, "reasons"),
-        availability=StoredAvailability(away(valkey_client, "smembers"), "shop", shop, guard),
+        availability=StoredAvailability(withdrawn, shop),
         rules=Hides(shop, ["i20", "i21"]),
     )  # fmt: skip
     whole.recommend(whole.request("u1"))  # read once, while all is well
-    whole.availability._read_at = float("-inf")
+    withdrawn._read_at = float("-inf")
     troubles.update(gone)
     ranked = whole.recommend(whole.request("u1", surface, limit, exclude), wait_s)
     shown = [item.item_id for item in ranked.items]
@@ -317,8 +318,6 @@ class Hides:
 
     def now(self):
         return self._ruled
-
-    last = now
 
 
 @pytest.mark.integration

@@ -41,8 +41,6 @@ class Of:
     def now(self):
         return self.held
 
-    last = now
-
 
 def ranked(funnel, held, **asked):
     whole = funnel(GONE, rules=Of(held))
