@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 import redis
 
+from headwater.errors import UnavailableError
+from headwater.log import get_logger
+from headwater.online.connect import unavailable
 from headwater.online.keys import project_prefix
+from serving.guard import Deadline, Guard
 from serving.ports import Ints, Numbering
 
+log = get_logger("serving")
 REFRESH_S = 1.0
 
 
@@ -32,24 +37,49 @@ def restore(store: redis.Redis, project: str, item_ids: Iterable[str]) -> None:
         store.srem(key_of(project), *ids)
 
 
-class StoredAvailability:
-    """Knows the set as dense numbers; while the store is down, as it last was."""
+class Withdrawn:
+    """The set as it is in the store; while the store is down, as it last was. A server's bundles share it."""
 
-    def __init__(self, store: redis.Redis, project: str, items: Numbering) -> None:
+    def __init__(self, store: redis.Redis, project: str, guard: Guard) -> None:
         self._store = store
+        self._guard = guard
         self._key = key_of(project)
-        self._items = items
-        self._held: Ints = np.empty(0, np.int32)
+        self._held: frozenset[str] = frozenset()
         self._read_at = float("-inf")
 
-    def unavailable(self) -> Ints:
+    def ids(self, deadline: Deadline | None = None) -> frozenset[str]:
+        """Ids of items; the same object while nothing has changed."""
         if time.monotonic() - self._read_at > REFRESH_S:
             self._read_at = time.monotonic()
             try:
-                held: Any = self._store.smembers(self._key)
-                ids = sorted(raw.decode() for raw in held)
-            except (redis.RedisError, OSError):
-                return self._held
-            numbers = self._items.dense(ids) if ids else np.empty(0, np.int32)
-            self._held = numbers[numbers >= 0]
+                self._guard.ask(self._read, deadline)
+            except UnavailableError:
+                pass  # as it last was
+            except Exception as error:  # a list without the set would show what is in it
+                log.error("withdrawn_left_as_they_were", exc_info=error)
         return self._held
+
+    def _read(self) -> None:
+        try:
+            raw: Any = self._store.smembers(self._key)
+        except (redis.RedisError, OSError) as error:
+            raise unavailable(self._store, error) from error
+        found = frozenset(item.decode(errors="replace") for item in raw)
+        if found != self._held:
+            self._held = found
+
+
+class StoredAvailability:
+    """What has been withdrawn, in a bundle's numbers."""
+
+    def __init__(self, withdrawn: Withdrawn, items: Numbering) -> None:
+        self._withdrawn = withdrawn
+        self._items = items
+        self._known: tuple[frozenset[str], Ints] = (frozenset(), np.empty(0, np.int32))
+
+    def unavailable(self, deadline: Deadline | None = None) -> Ints:
+        ids, numbers = self._withdrawn.ids(deadline), self._known[1]
+        if ids is not self._known[0]:
+            numbers = self._items.dense(sorted(ids)) if ids else np.empty(0, np.int32)
+            self._known = (ids, numbers := numbers[numbers >= 0])
+        return numbers

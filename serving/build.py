@@ -1,7 +1,7 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from models import bundle as bundles
 from models.heads import weigh
 from models.objectives import load_objectives
 from serving import rules
-from serving.availability import StoredAvailability
+from serving.availability import StoredAvailability, Withdrawn
 from serving.funnel import Funnel
+from serving.guard import Guard
 from serving.impressions import Discard, ImpressionSink
 from serving.live import champion
 from serving.ports import Bundle, Floats, Ints
@@ -27,7 +28,7 @@ from serving.reasons import Reasons
 from serving.rulebook import RuleBook
 from serving.search import SOURCES, Search
 from serving.sources import BuyItAgain, Fixed, TwoTower
-from serving.state import StateReader
+from serving.state import Remembering, StateReader
 from serving.surfaces import SEARCH, Surfaces, load_surfaces
 from serving.telemetry import Telemetry
 
@@ -40,6 +41,9 @@ class Builder:
     clock: Clock
     impressions: ImpressionSink
     telemetry: Telemetry
+    guard: Guard = field(default_factory=lambda: Guard("online store"))
+    withdrawn: dict[str, Withdrawn] = field(default_factory=dict)
+    """By project: a bundle that is loaded while the store is down knows what the one before it knew."""
 
     def build(self, plan: FeaturePlan, folder: Path) -> Funnel:
         """Load a bundle and put it on the online store.
@@ -68,15 +72,33 @@ class Builder:
             bundle=bundle,
             surfaces=config.surfaces,
             names=config.features,
-            state=StateReader(reader, config.features, loaded.users, loaded.items),
+            state=Remembering(StateReader(reader, config.features, loaded.users, loaded.items)),
             features=reader,
-            availability=StoredAvailability(self.store, plan.project, loaded.items),
+            availability=StoredAvailability(self._withdrawn_of(plan.project), loaded.items),
             rules=RuleBook(Path(plan.repo) / rules.FILE, loaded.items),
             reasons=Reasons(config.reasons, config.source_reasons, {name: at for at, name in enumerate(names)}),
             impressions=self.impressions,
             clock=self.clock,
             telemetry=self.telemetry,
+            store=self.guard,
         )
+
+    def _withdrawn_of(self, project: str) -> Withdrawn:
+        return self.withdrawn.setdefault(project, Withdrawn(self.store, project, self.guard))
+
+    def build_warm(self, plan: FeaturePlan, folder: Path) -> Funnel:
+        """Build, and make a list that nobody sees, so that no request waits for what is done once: loops compiled,
+        connections opened, pages of the index read.
+
+        Raises
+        ------
+        ModelError, ConfigError
+            As :meth:`build`.
+        """
+        funnel = self.build(plan, folder)
+        for surface in funnel.surfaces:
+            replace(funnel, telemetry=Telemetry()).run(funnel.request("nobody", surface))
+        return funnel
 
 
 def build_recommender(settings: Settings, version: str | None = None, clock: Clock | None = None) -> Funnel:

@@ -104,8 +104,15 @@ class Recommender(Protocol):
         """
         ...
 
-    def recommend(self, request: Request) -> Ranked:
-        """A list, whatever part is down."""
+    def recommend(self, request: Request, wait_s: float | None = None) -> Ranked:
+        """A list, whatever part is down.
+
+        Parameters
+        ----------
+        wait_s
+            How long the caller waits, at most; the surface's own deadline is held besides. ``None`` where nobody waits,
+            as in an evaluation: then nothing is left out for being late.
+        """
         ...
 
     def search(
@@ -116,6 +123,7 @@ class Recommender(Protocol):
         exclude: Sequence[str] = (),
         require: Mapping[str, str] | None = None,
         context: Mapping[str, str] | None = None,
+        wait_s: float | None = None,
     ) -> Ranked:
         """Items that match a text, in the user's order; none but those that have the required attributes.
 

@@ -1,18 +1,21 @@
 """From a request to a list: each stage has something simpler to fall back on, so there is always an answer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.clock import Clock
-from headwater.errors import DataError
+from headwater.errors import DataError, UnavailableError
 from headwater.online.reader import Matrix
 from serving.asking import asked, bounded, sought
 from serving.contracts import MAX_LIMIT, Explanation, Ranked, RankedItem, Request
 from serving.explain import explain
 from serving.filters import Filters, among, marked
+from serving.guard import Deadline, Guard
 from serving.impressions import Impression, ImpressionSink, seed_of
 from serving.ports import Availability, Bundle, Features, Floats, Ints, Sought, Source, State, UserState
 from serving.reasons import Reasons
@@ -24,6 +27,8 @@ from serving.surfaces import DEFAULT, FeatureNames, Surface
 from serving.telemetry import Telemetry
 
 PINNED = "pinned"
+NO_MATCH = "search.no_match"
+SIMILAR_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,24 +46,33 @@ class Funnel:
     impressions: ImpressionSink
     clock: Clock
     telemetry: Telemetry
+    store: Guard = field(default_factory=lambda: Guard("online store"))
+    guards: Mapping[str, Guard] = field(init=False)
+    """Of the sources that may wait."""
+
+    def __post_init__(self) -> None:
+        guards = {name: Guard(f"source {name}") for name, source in self.bundle.sources.items() if source.waits}
+        object.__setattr__(self, "guards", guards)
 
     @property
     def version(self) -> str:
         return self.bundle.version
 
-    def recommend(self, request: Request) -> Ranked:
+    def recommend(self, request: Request, wait_s: float | None = None) -> Ranked:
         """Return the user's list, best first, at most ``request.limit`` items."""
-        run = self.run(request)
+        budget_s = self.surfaces[request.surface].deadline_ms / 1000
+        run = self.run(request, None if wait_s is None else Deadline.after(min(wait_s, budget_s)))
         self._log(run)
         return run.ranked
 
-    def run(self, request: Request) -> Run:
+    def run(self, request: Request, deadline: Deadline | None = None) -> Run:
         """Make the list; nothing is logged as shown."""
-        trace = Trace(self.telemetry)
+        trace = Trace(self.telemetry, deadline)
         surface, now_ms = self.surfaces[request.surface], self.clock.now_ms()
         search = None if request.query is None else self.bundle.search.sought(request.query, request.require)
         sources = self.bundle.sources if search is None else search.sources
-        ruled = trace.attempt("rules", self.rules.now, Ruled)
+        with self.telemetry.stage("rules"):
+            ruled = self.rules.now()
         user = self._know(request, surface, trace)
         pins = ruled.pins(request.surface, now_ms)
         proposals = self._asked_for(request) or self._propose(sources, surface, user, pins, trace)
@@ -86,12 +100,14 @@ class Funnel:
         exclude: Sequence[str] = (),
         require: Mapping[str, str] | None = None,
         context: Mapping[str, str] | None = None,
+        wait_s: float | None = None,
     ) -> Ranked:
         """Return what matches a text: more of its words first, then as the ranker has it for the user.
 
         Where nothing that may be shown matches, it is what is popular, and ``degraded`` has ``search.no_match``.
         """
-        return self.recommend(sought(self.surfaces, user_id, query, limit, exclude, require or {}, context or {}))
+        request = sought(self.surfaces, user_id, query, limit, exclude, require or {}, context or {})
+        return self.recommend(request, wait_s)
 
     def explain(self, request: Request, item_id: str) -> Explanation:
         """Why an item is in the user's list now, or why not.
@@ -118,7 +134,7 @@ class Funnel:
         item = self._item(item_id)
         bounded("limit", limit, 1, MAX_LIMIT)
         catalogue, trace = self.bundle.catalogue, Trace(self.telemetry)
-        hidden = trace.attempt("availability", self.availability.unavailable, lambda: np.empty(0, np.int32))
+        hidden = self.availability.unavailable(Deadline.after(SIMILAR_S))
         unwanted = np.concatenate([[item], catalogue.dense(exclude), hidden]).astype(np.int32)
         vector = catalogue.vectors[item][None, :]
         near = self.bundle.index.search(vector, limit + len(unwanted))[0]
@@ -148,7 +164,10 @@ class Funnel:
         if (request.include or request.query is not None) and surface.seen == "keep":  # nothing depends on it
             return self.state.unknown(request.user_id)
         return trace.attempt(
-            "user_state", lambda: self.state.read(request.user_id), lambda: self.state.unknown(request.user_id)
+            "user_state",
+            lambda: self.state.read(request.user_id),
+            lambda: self.state.unknown(request.user_id),
+            self.store,
         )
 
     def _asked_for(self, request: Request) -> Mapping[str, Ints]:
@@ -161,9 +180,15 @@ class Funnel:
     def _propose(
         self, sources: Mapping[str, Source], surface: Surface, user: UserState, pins: Mapping[int, Ints], trace: Trace
     ) -> Mapping[str, Ints]:
+        """Ask those that may wait first, so that they work while the others are asked."""
+        asked = {name: _proposal(sources[name], user, n) for name, n in surface.sources.items()}
+        deadline = trace.deadline
+        if deadline is not None:
+            waiting = [name for name in asked if name in self.guards]
+            asked |= {name: _started(self.guards[name], asked[name], deadline) for name in waiting}
         proposals = {
-            name: trace.attempt(f"source.{name}", _proposal(sources[name], user, n), lambda: np.empty(0, np.int32))
-            for name, n in surface.sources.items()
+            name: trace.attempt(f"source.{name}", propose, lambda: np.empty(0, np.int32))
+            for name, propose in asked.items()
         }
         return {**proposals, PINNED: np.unique(np.concatenate([*pins.values()]))} if pins else proposals
 
@@ -171,7 +196,8 @@ class Funnel:
         self, request: Request, surface: Surface, user: UserState, ruled: Ruled, now_ms: int, trace: Trace
     ) -> Filters:
         catalogue = self.bundle.catalogue
-        unavailable = trace.attempt("availability", self.availability.unavailable, lambda: np.empty(0, np.int32))
+        with self.telemetry.stage("availability"):
+            unavailable = self.availability.unavailable(trace.deadline)
         found = {"unavailable": among(unavailable), "excluded": among(catalogue.dense(sorted(request.exclude)))}
         if surface.seen == "hide":
             found["seen"] = among(user.seen)
@@ -191,7 +217,7 @@ class Funnel:
         if request.query is not None:
             if eligible.proposed[:, [name != PINNED for name in eligible.names]].any():
                 return eligible
-            trace.give_up("search.no_match")
+            trace.degraded.append(NO_MATCH)
         popular = self.bundle.popular
         spare = filters.first(popular, missing + len(eligible))
         return _extended(eligible, spare[absent(spare, eligible.items)][:missing])
@@ -199,16 +225,15 @@ class Funnel:
     def _hydrate(self, request: Request, eligible: Candidates, trace: Trace) -> Matrix | None:
         if not len(eligible):
             return None
-        if trace.store_is_down:  # it is not asked again while the user waits
-            trace.give_up("hydrate")
-            return None
         catalogue, n = self.bundle.catalogue, len(eligible)
         entities = {
             self.names.user: [request.user_id] * n,
             self.names.item: catalogue.ids[eligible.items].tolist(),
             **{key: catalogue.column(name)[eligible.items].tolist() for key, name in self.names.attributes.items()},
         }
-        matrix = trace.attempt("hydrate", lambda: self.features.read_matrix(self.names.ranker, entities), lambda: None)
+        matrix = trace.attempt(
+            "hydrate", lambda: self.features.read_matrix(self.names.ranker, entities), lambda: None, self.store
+        )
         if matrix is not None:
             self.telemetry.features(matrix.views)
         return matrix
@@ -304,6 +329,19 @@ class Funnel:
 
 def _proposal(source: Source, user: UserState, n: int) -> Callable[[], Ints]:
     return lambda: source.propose(user, n)
+
+
+def _started(guard: Guard, work: Callable[[], Ints], deadline: Deadline) -> Callable[[], Ints]:
+    """Begin the work; its result, or that the part is not asked, comes when it is asked for."""
+    try:
+        call = guard.start(work)
+    except UnavailableError as error:
+        return partial(_raise, error)
+    return lambda: call.result(deadline)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _extended(candidates: Candidates, spare: Ints) -> Candidates:

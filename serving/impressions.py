@@ -7,13 +7,18 @@ id, each with the ``probability`` of having been drawn. A feature that has no va
 view was asked for the logged rows: its entities, each once, and of each the instant it was read at, its newest event
 and, table by table, the marks of the events that were folded into it; ``rows`` has the place of each logged row's
 entity, the shown items first. By these marks ``headwater audit`` computes the same vectors from the archive.
+
+While Kafka is away records go to a bounded file, and from there to Kafka, in order, once it is back; one that Kafka had
+taken without being able to say so is there twice then, with one ``request_id``.
 """
 
 import hashlib
 import json
 import queue
 import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,17 +26,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater import topics
+from headwater.errors import UnavailableError
 from headwater.log import get_logger
 from headwater.online.merge import Marks
 from headwater.online.reader import Matrix, ViewRead
 from serving.contracts import Ranked, Request
 from serving.rerank import Arranged
 from serving.sources import Candidates
+from serving.spill import Record, Spill
 from serving.telemetry import Telemetry
 
 log = get_logger("serving")
 QUEUED = 2_000
 SAMPLE = 10
+BATCH = 200
+SENT_S = 10.0
+"""Longer than a delivery may take, after which it has failed."""
+TURN_S = 0.1
+PAUSE_S, MOST_PAUSE_S = 0.5, 8.0
 VARIANT = "champion"
 
 
@@ -73,17 +85,26 @@ class Discard:
 class Appender(Protocol):
     """The log's writing side."""
 
-    def append(self, topic: str, key: str, value: bytes, timestamp_ms: int) -> Any:
+    def append(self, topic: str, key: str, value: bytes, timestamp_ms: int) -> "Future[None]":
         """Send without waiting; returns a future."""
         ...
 
 
 class ImpressionLog:
-    """A bounded queue and one thread that writes JSON to Kafka."""
+    """A bounded queue and one thread that writes JSON to Kafka, or to the file while Kafka is away.
 
-    def __init__(self, kafka: Appender, telemetry: Telemetry, queued: int = QUEUED) -> None:
+    Parameters
+    ----------
+    spill
+        Without one, what Kafka does not take is dropped.
+    """
+
+    def __init__(self, kafka: Appender, telemetry: Telemetry, queued: int = QUEUED, spill: Spill | None = None) -> None:
         self._kafka = kafka
         self._telemetry = telemetry
+        self._spill = spill
+        self._resent: list[Future[None]] = []
+        self._again_at, self._pause_s = 0.0, PAUSE_S
         self._queue: queue.Queue[Impression | None] = queue.Queue(queued)
         self._thread = threading.Thread(target=self._write, name="impressions", daemon=True)
         self._thread.start()
@@ -95,22 +116,81 @@ class ImpressionLog:
             self._telemetry.impression("dropped")
 
     def close(self) -> None:
-        """Write what is queued."""
+        """Write what is queued; what Kafka does not take is kept for the next start."""
         self._queue.put(None)
         self._thread.join()
 
     def _write(self) -> None:
-        while (impression := self._queue.get()) is not None:
-            try:
-                record = json.dumps(document(impression), separators=(",", ":"), allow_nan=False).encode()
-                sent = self._kafka.append(topics.IMPRESSIONS, impression.request.user_id, record, impression.at_ms)
-                sent.add_done_callback(self._count)
-            except Exception as error:
-                self._telemetry.impression("failed")
-                log.error("impression_failed", exc_info=error)
+        while (batch := self._next()) is not None:
+            records = [record for impression in batch if (record := self._record(impression)) is not None]
+            for record in records if self._spill else self._refused(records):
+                kept = self._spill is not None and self._spill.add(record)
+                self._telemetry.impression("spilled" if kept else "dropped")
+            if self._spill is not None:
+                self._resend(self._spill)
+        if self._spill is not None:
+            wait(self._resent, SENT_S)
+            self._settle(self._spill)
+            self._spill.close()
 
-    def _count(self, sent: Any) -> None:
-        self._telemetry.impression("logged" if sent.exception() is None else "failed")
+    def _next(self) -> list[Impression] | None:
+        """What is queued, at most ``BATCH``; ``None`` at the end."""
+        try:
+            first = self._queue.get(timeout=TURN_S if self._spill else None)
+        except queue.Empty:
+            return []
+        if first is None:
+            return None
+        batch = [first]
+        while len(batch) < BATCH and not self._queue.empty() and (more := self._queue.queue[0]) is not None:
+            self._queue.get()
+            batch.append(more)
+        return batch
+
+    def _record(self, impression: Impression) -> Record | None:
+        try:
+            value = json.dumps(document(impression), separators=(",", ":"), allow_nan=False).encode()
+        except Exception as error:
+            self._telemetry.impression("failed")
+            log.error("impression_failed", exc_info=error)
+            return None
+        return Record(impression.request.user_id, value, impression.at_ms)
+
+    def _refused(self, records: Sequence[Record]) -> list[Record]:
+        """Send them; those that Kafka was not there for, in order."""
+        sent = self._sent(records)
+        wait(sent, SENT_S)
+        return [record for record, one in zip(records, sent, strict=True) if not self._ended(one)]
+
+    def _resend(self, spill: Spill) -> None:
+        """Have one batch of the file on its way, whenever there is something in it; never wait for it."""
+        self._settle(spill)
+        if spill and not self._resent and time.monotonic() >= self._again_at:
+            self._resent = self._sent(spill.head(BATCH))
+
+    def _settle(self, spill: Spill) -> None:
+        if not self._resent or not all(one.done() for one in self._resent):
+            return
+        away = any(isinstance(one.exception(), UnavailableError) for one in self._resent)
+        if away:
+            self._again_at = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, MOST_PAUSE_S)
+        else:
+            for one in self._resent:
+                self._ended(one)
+            spill.drop()
+            self._pause_s = PAUSE_S
+        self._resent = []
+
+    def _sent(self, records: Sequence[Record]) -> "list[Future[None]]":
+        return [self._kafka.append(topics.IMPRESSIONS, one.key, one.value, one.at_ms) for one in records]
+
+    def _ended(self, sent: "Future[None]") -> bool:
+        """Whether nothing is left to do for a record; what Kafka refuses for what it is is counted as failed."""
+        if not sent.done() or isinstance(error := sent.exception(), UnavailableError):
+            return False
+        self._telemetry.impression("logged" if error is None else "failed")
+        return True
 
 
 def document(impression: Impression) -> dict[str, Any]:

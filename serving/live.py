@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from headwater.errors import ConfigError, HeadwaterError, ModelError
 from headwater.log import get_logger
@@ -22,17 +23,22 @@ ALIAS = "champion"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One consistent state; a request keeps the one it started with. ``why`` says what is missing."""
+    """One consistent state; a request keeps the one it started with.
+
+    ``why`` says what is missing; ``behind``, that the champion cannot be loaded and an earlier one answers.
+    """
 
     plan: FeaturePlan | None = None
     recommender: Recommender | None = None
     why: str = "recommend: no model has been promoted. Run headwater train, then headwater promote."
+    behind: bool = False
 
 
 class Live:
     """Follows the registry's fingerprint and ``bundles/aliases.json``.
 
-    A state that cannot be loaded leaves the one before in force, is logged and tried again.
+    A state that cannot be loaded leaves the one before in force, is logged and tried again. At a start, when there is
+    none before, the last of the earlier champions that can be loaded answers meanwhile.
     """
 
     def __init__(
@@ -108,7 +114,9 @@ class Live:
             self._retry_at = time.monotonic() + RETRY_S
             known = isinstance(error, HeadwaterError)
             log.error("load_failed", bundle=version, reason=str(error), exc_info=None if known else error)
-            self._loaded = replace(self._loaded, why=str(error) if known else "recommend: the bundle cannot be loaded.")
+            why = str(error) if known else "recommend: the bundle cannot be loaded."
+            self._loaded = replace(self._loaded, why=why, behind=True)
+            self._stand_in()
             return False
         self._retry_at = 0.0
         self._loaded = fresh
@@ -120,6 +128,22 @@ class Live:
         if plan is None or version is None:
             return Loaded(plan)
         return Loaded(plan, self._build(plan, self._settings.bundles_dir / version))
+
+    def _stand_in(self) -> None:
+        """Answer with an earlier champion where there is nothing else to answer with."""
+        plan = self._loaded.plan
+        if plan is None or self._loaded.recommender is not None:
+            return
+        for version in former_champions(self._settings):
+            try:
+                recommender = self._build(plan, self._settings.bundles_dir / version)
+            except Exception as error:
+                log.error("load_failed", bundle=version, reason=str(error))
+                continue
+            self._loaded = replace(self._loaded, recommender=recommender)
+            self._on_swap(self._loaded)
+            log.warning("stands_in", bundle=version)
+            return
 
     def _has_repo(self) -> bool:
         return (self._settings.repo / "feature_store.yaml").is_file()
@@ -134,9 +158,18 @@ class Live:
 
 def champion(settings: Settings) -> str | None:
     """Version that the alias names, ``None`` where none has been promoted."""
-    try:
-        aliases = json.loads((settings.bundles_dir / "aliases.json").read_text())
-    except FileNotFoundError:
-        return None
-    version = aliases.get(ALIAS)
+    version = _aliases(settings).get(ALIAS)
     return None if version is None else str(version)
+
+
+def former_champions(settings: Settings) -> list[str]:
+    """Versions that the alias named before, the last first."""
+    return [str(version) for version in reversed(_aliases(settings).get("history", []))]
+
+
+def _aliases(settings: Settings) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((settings.bundles_dir / "aliases.json").read_text())
+    except FileNotFoundError:
+        return {}
+    return found

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.online.reader import Matrix
+from serving.guard import Deadline
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -47,6 +48,9 @@ class Numbering(Protocol):
 
 class Source(Protocol):
     """Proposes items for a user."""
+
+    waits: ClassVar[bool]
+    """Whether it may wait for something outside of this process: then it is asked in a thread of its own."""
 
     def propose(self, user: UserState, n: int) -> Ints:
         """Distinct dense items, best first, at most n."""
@@ -130,7 +134,7 @@ class State(Protocol):
         ...
 
     def unknown(self, user_id: str) -> UserState:
-        """What is known without the store."""
+        """What is known without asking the store."""
         ...
 
 
@@ -161,8 +165,8 @@ class Ranker(Scorer, Protocol):
 class Availability(Protocol):
     """What may not be shown now."""
 
-    def unavailable(self) -> Ints:
-        """Dense items."""
+    def unavailable(self, deadline: Deadline | None = None) -> Ints:
+        """Dense items; where it cannot be asked, as it last was."""
         ...
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.declared import read_declared
-from headwater.errors import ConfigError
+from headwater.errors import ConfigError, HeadwaterError
 from headwater.log import get_logger
 from headwater.text import fold
 from serving.ports import Catalogue, Floats, Ints
@@ -92,7 +92,7 @@ class RuleBook:
     _looked: float = float("-inf")
 
     def now(self) -> Ruled:
-        """Rules as they are."""
+        """Rules as they are; where the file cannot be looked at, as they were."""
         if time.monotonic() - self._looked > POLL_S:
             self._looked = time.monotonic()
             self._follow()
@@ -105,13 +105,17 @@ class RuleBook:
         except FileNotFoundError:
             self._held, self._seen = Ruled(), None
             return
+        except OSError as error:
+            log.error("rules_left_as_they_were", reason=str(error))
+            return
         if seen == self._seen:
             return
         self._seen = seen
         try:
             self._held = Ruled.on(read_declared(self.path, Rules), self.catalogue)
-        except ConfigError as error:
-            log.error("rules_left_as_they_were", reason=str(error))
+        except Exception as error:  # a list without the rules would show what they hide
+            known = isinstance(error, HeadwaterError)
+            log.error("rules_left_as_they_were", reason=str(error), exc_info=None if known else error)
             return
         log.info("rules", rules=len(self._held.rules), words=self._held.barred is not None)
 

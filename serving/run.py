@@ -8,10 +8,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.errors import UnavailableError
 from headwater.online.reader import Matrix
 from serving.contracts import Ranked, Request
 from serving.filters import Filters
+from serving.guard import Deadline, Guard, LateError
 from serving.ports import Floats, Ints, UserState
 from serving.rerank import Arranged
 from serving.sources import Candidates
@@ -25,24 +25,32 @@ class Trace:
     """One request's way through the stages."""
 
     telemetry: Telemetry
+    deadline: Deadline | None = None
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     degraded: list[str] = field(default_factory=list)
-    store_is_down: bool = False
 
-    def attempt(self, stage: str, work: Callable[[], _T], otherwise: Callable[[], _T]) -> _T:
-        """Do the stage's work, or if that fails in any way what is simpler."""
+    def attempt(
+        self, stage: str, work: Callable[[], _T], otherwise: Callable[[], _T], guard: Guard | None = None
+    ) -> _T:
+        """Do the stage's work, or if that fails in any way, or its time is over, what is simpler.
+
+        Parameters
+        ----------
+        guard
+            Of a part that may keep the request waiting.
+        """
         try:
             with self.telemetry.stage(stage):
-                return work()
+                self._require_time(stage)
+                return work() if guard is None else guard.ask(work, self.deadline)
         except Exception as error:
-            self.store_is_down |= isinstance(error, UnavailableError)
-            self.give_up(stage, error)
+            self.degraded.append(stage)
+            self.telemetry.degraded(stage, error)
             return otherwise()
 
-    def give_up(self, stage: str, error: Exception | None = None) -> None:
-        """Name a stage that was replaced."""
-        self.degraded.append(stage)
-        self.telemetry.degraded(stage, error)
+    def _require_time(self, stage: str) -> None:
+        if self.deadline is not None and not self.deadline.left():
+            raise LateError(f"{stage}: the request's time was over before it began.")
 
 
 @dataclass(frozen=True)

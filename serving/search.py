@@ -8,6 +8,7 @@ each weighted by its score, is the query's. So a query of unknown words has none
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +133,7 @@ class Found:
     """A way to find, as a source: the same for every user."""
 
     find: Callable[[int], Ints]
+    waits: ClassVar[bool] = False
 
     def propose(self, user: UserState, n: int) -> Ints:
         return self.find(max(n, 1))[:n]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import redis
@@ -32,6 +33,7 @@ from headwater.settings import Settings, addresses, get_settings
 from serving import telemetry
 from serving.contracts import Recommender
 from serving.features import FeatureLookup
+from serving.guard import Deadline, Guard
 from serving.live import Live, Loaded
 from serving.proto.headwater.v1 import (
     event_pb2,
@@ -48,6 +50,7 @@ from serving.tracking import KafkaLog, Tracker
 log = get_logger("serving")
 THREADS = 8
 DRAIN_S = 10.0
+CLOCK_S = 0.05
 MAX_MESSAGE_BYTES = 1 << 20
 RECOMMENDATIONS, EVENTS, FEATURES = (
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -145,6 +148,17 @@ def connect(settings: Settings) -> redis.Redis:
     return open_store(addresses(settings).redis, socket_connect_timeout=0.2, socket_timeout=0.5)
 
 
+@dataclass(frozen=True)
+class ClockStore:
+    """What the clock asks of the store, several times a second while a request waits: never for long."""
+
+    store: redis.Redis
+    guard: Guard
+
+    def get(self, key: bytes) -> Any:
+        return self.guard.ask(lambda: self.store.get(key), Deadline.after(2 * CLOCK_S))
+
+
 def serve(settings: Settings) -> None:
     """Answer until SIGTERM or Ctrl-C."""
     ended = threading.Event()
@@ -165,12 +179,15 @@ def production(settings: Settings, measured: telemetry.Telemetry) -> Parts:
     """The real parts."""
     from serving.build import Builder
     from serving.impressions import ImpressionLog
+    from serving.spill import Spill
 
-    store = connect(settings)
-    clock = StoredClock(store)
+    store, guard = connect(settings), Guard("online store")
+    clock = StoredClock(ClockStore(store, guard))
     kafka = KafkaLog(addresses(settings).kafka)
-    impressions = ImpressionLog(kafka, measured)
-    return Parts(store, clock, kafka, measured, Builder(store, clock, impressions, measured).build, impressions.close)
+    spill = Spill(settings.state_dir / "serve" / f"impressions-{settings.grpc_port}.spill")
+    impressions = ImpressionLog(kafka, measured, spill=spill)
+    builder = Builder(store, clock, impressions, measured, guard)
+    return Parts(store, clock, kafka, measured, builder.build_warm, impressions.close)
 
 
 def _expose(settings: Settings, measured: telemetry.Telemetry) -> None:

@@ -21,6 +21,8 @@ from serving.tracking import DELIVERY_S, Taken, Tracker
 
 MAX_REFUSALS = 100
 _IN_FLIGHT = 1000
+_WAY_BACK = 0.1
+"""Share of a call's time that is kept for the reply's way to the caller."""
 
 
 class RecommendationService(recommendation_pb2_grpc.RecommendationServiceServicer):
@@ -35,7 +37,7 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
             request.user_id, request.surface, request.limit,
             request.exclude_item_ids, request.include_item_ids, request.context,
         )  # fmt: skip
-        return reply_of(recommender.recommend(asked))
+        return reply_of(recommender.recommend(asked, _patience(context)), self._live.now.behind)
 
     def Similar(self, request: Any, context: Any) -> Any:
         ranked = self._live.recommender.similar(request.item_id, request.limit or 10, request.exclude_item_ids)
@@ -43,9 +45,10 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
 
     def Search(self, request: Any, context: Any) -> Any:
         ranked = self._live.recommender.search(
-            request.user_id, request.query, request.limit, request.exclude_item_ids, request.require, request.context
-        )
-        return reply_of(ranked)
+            request.user_id, request.query, request.limit, request.exclude_item_ids, request.require, request.context,
+            _patience(context),
+        )  # fmt: skip
+        return reply_of(ranked, self._live.now.behind)
 
     def Explain(self, request: Any, context: Any) -> Any:
         recommender = self._live.recommender
@@ -107,8 +110,8 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         )  # fmt: skip
 
 
-def reply_of(ranked: Ranked) -> Any:
-    """Protobuf of a reply."""
+def reply_of(ranked: Ranked, behind: bool = False) -> Any:
+    """Protobuf of a reply; ``behind``: an earlier bundle stands in for the champion."""
     return recommendation_pb2.RecommendReply(
         request_id=ranked.request_id,
         items=[
@@ -118,9 +121,15 @@ def reply_of(ranked: Ranked) -> Any:
             )
             for item in ranked.items
         ],
-        degraded=ranked.degraded,
+        degraded=[*ranked.degraded, *(("bundle",) if behind else ())],
         bundle_version=ranked.bundle_version,
     )  # fmt: skip
+
+
+def _patience(context: Any) -> float:
+    """Seconds that the caller waits for the answer to be on its way."""
+    left = context.time_remaining()
+    return math.inf if left is None else float(left) * (1 - _WAY_BACK)
 
 
 def _feature(name: str, value: Value) -> Any:

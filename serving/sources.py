@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ RRF = 60.0
 class TwoTower:
     """Items nearest to the user's vector; nothing for a user without number or history."""
 
+    waits: ClassVar[bool] = False
     encoder: Encoder
     index: Index
 
@@ -34,6 +36,8 @@ class TwoTower:
 class BuyItAgain:
     """The user's own items, strongest habit first."""
 
+    waits: ClassVar[bool] = False
+
     def propose(self, user: UserState, n: int) -> Ints:
         return user.own[:n]
 
@@ -42,6 +46,7 @@ class BuyItAgain:
 class Fixed:
     """The same for everyone, best first: popular, trending."""
 
+    waits: ClassVar[bool] = False
     items: Ints
 
     def propose(self, user: UserState, n: int) -> Ints:

@@ -1,12 +1,15 @@
 """Who is asking, as of now: what they had lately and what they have the habit of."""
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
 
 from headwater.online.reader import OnlineReader
-from serving.ports import Ints, Numbering, UserState
+from serving.ports import Ints, Numbering, State, UserState
 from serving.surfaces import FeatureNames
+
+REMEMBERED = 10_000
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,26 @@ class StateReader:
         lately = np.lexsort((items, -newest))[: names.recent]
         own: Ints = items[np.lexsort((items, -weight))]
         return UserState(user_id, bare.user, items[lately], own, age_ms[lately])
+
+
+class Remembering:
+    """What users were when they were last read, for while the store is away; the least recent are forgotten first."""
+
+    def __init__(self, state: State, most: int = REMEMBERED) -> None:
+        self._state = state
+        self._most = most
+        self._held: dict[str, UserState] = {}
+        self._lock = threading.Lock()
+
+    def read(self, user_id: str) -> UserState:
+        found = self._state.read(user_id)
+        with self._lock:
+            self._held.pop(user_id, None)
+            self._held[user_id] = found
+            if len(self._held) > self._most:
+                del self._held[next(iter(self._held))]
+        return found
+
+    def unknown(self, user_id: str) -> UserState:
+        held = self._held.get(user_id)
+        return self._state.unknown(user_id) if held is None else held

@@ -9,10 +9,15 @@ UnavailableError  UNAVAILABLE          retries
 ResourceError     RESOURCE_EXHAUSTED   retries later
 anything else     INTERNAL             learns nothing; the log does
 ================  ===================  =======================================
+
+Bytes that are no such message are the client's mistake too. gRPC would answer INTERNAL by itself where a message cannot
+be read, so what reads it returns :class:`Malformed` instead of raising, and the method is not called.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any, NoReturn
 
 import grpc
@@ -22,7 +27,20 @@ from headwater.log import get_logger
 from serving.telemetry import Telemetry
 
 log = get_logger("serving")
-Behaviour = Callable[[Any, Any], Any]
+Behaviour = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Stands in for a message that could not be read."""
+
+    method: str
+
+    def refuse(self, context: Any) -> NoReturn:
+        """End the call."""
+        told = f"{self.method}: the request is not its protobuf message. Send what the .proto files say."
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, told)
+        raise AssertionError("abort raises")
 
 
 def code_of(error: Exception) -> Any:
@@ -46,15 +64,15 @@ class Statuses(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no typ
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = continuation(handler_call_details)
+        if handler is None:
+            return None
         name: str = handler_call_details.method.rpartition("/")[2]
-        if handler is None or handler.response_streaming:
-            return handler
-        wrap, behaviour = grpc.unary_unary_rpc_method_handler, handler.unary_unary
-        if handler.request_streaming:
-            wrap, behaviour = grpc.stream_unary_rpc_method_handler, handler.stream_unary
-        return wrap(
-            self._answering(name, behaviour),
-            request_deserializer=handler.request_deserializer,
+        kind = f"{'stream' if handler.request_streaming else 'unary'}_"
+        kind += "stream" if handler.response_streaming else "unary"
+        behaviour = _reading(getattr(handler, kind), handler.request_streaming)
+        return getattr(grpc, f"{kind}_rpc_method_handler")(
+            behaviour if handler.response_streaming else self._answering(name, behaviour),
+            request_deserializer=_forgiving(handler.request_deserializer, name),
             response_serializer=handler.response_serializer,
         )
 
@@ -74,6 +92,34 @@ class Statuses(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no typ
                 self._telemetry.call(name, code.name, time.perf_counter() - started)
 
         return answer
+
+
+def _forgiving(read: Callable[[bytes], Any], method: str) -> Callable[[bytes], Any]:
+    def forgive(raw: bytes) -> Any:
+        try:
+            return read(raw)
+        except Exception:
+            return Malformed(method)
+
+    return forgive
+
+
+def _reading(behaviour: Behaviour, streams: bool) -> Behaviour:
+    """Refuse what could not be read before the method sees it."""
+
+    def each(requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        for request in requests:
+            if isinstance(request, Malformed):
+                request.refuse(context)
+            yield request
+
+    @wraps(behaviour)  # gRPC looks for attributes of some of them
+    def answer(request: Any, context: Any, *others: Any) -> Any:
+        if isinstance(request, Malformed):
+            request.refuse(context)
+        return behaviour(each(request, context) if streams else request, context, *others)
+
+    return answer
 
 
 def _abort(context: Any, code: Any, error: Exception, method: str) -> NoReturn:

@@ -50,6 +50,8 @@ class Surface(_Strict):
     caps: dict[str, Annotated[int, Field(ge=1)]] = {}
     explore: Explore = Explore()
     seen: Literal["keep", "hide"]
+    deadline_ms: int = Field(default=150, ge=1)
+    """What a reply may take; a part that is not done by then is left out of it."""
     sources: dict[str, int]
 
 

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from headwater.errors import HeadwaterError
+from headwater.errors import HeadwaterError, UnavailableError
 from headwater.log import get_logger
 from headwater.online.reader import ViewRead
 from serving.freshness import Freshness
+from serving.guard import LateError
 
 log = get_logger("serving")
 _QUIET_S = 10.0
@@ -34,11 +35,11 @@ class Telemetry:
             buckets=_BUCKETS, registry=self.registry,
         )  # fmt: skip
         self._degraded = Counter(
-            "headwater_degraded", "Replies in which a stage was replaced by its fallback.", ["stage"],
-            registry=self.registry,
+            "headwater_degraded", "Replies in which a stage was replaced by its fallback, and why: late, down, failed.",
+            ["stage", "reason"], registry=self.registry,
         )  # fmt: skip
         self._impressions = Counter(
-            "headwater_impressions", "Impressions by what became of them: logged, dropped, failed.", ["outcome"],
+            "headwater_impressions", "Impressions: logged, spilled, dropped, failed.", ["outcome"],
             registry=self.registry,
         )  # fmt: skip
         self._removed = Counter(
@@ -62,11 +63,11 @@ class Telemetry:
         finally:
             self._stage_seconds.labels(name).observe(time.perf_counter() - started)
 
-    def degraded(self, stage: str, error: Exception | None = None) -> None:
+    def degraded(self, stage: str, error: Exception) -> None:
         """Count a fallback; its cause is logged at most once in ten seconds a stage."""
-        self._degraded.labels(stage).inc()
+        self._degraded.labels(stage, _reason(error)).inc()
         now = time.monotonic()
-        if error is not None and now >= self._quiet_until.get(stage, 0.0):
+        if now >= self._quiet_until.get(stage, 0.0):
             self._quiet_until[stage] = now + _QUIET_S
             known = isinstance(error, HeadwaterError)
             log.warning("degraded", stage=stage, reason=str(error), exc_info=None if known else error)
@@ -93,3 +94,9 @@ class Telemetry:
         """Name the bundle that answers from now on."""
         self._bundle.clear()
         self._bundle.labels(version).set(1)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, LateError):
+        return "late"
+    return "down" if isinstance(error, UnavailableError) else "failed"

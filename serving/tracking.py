@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from headwater import topics
 from headwater.clock import Clock
-from headwater.errors import UnavailableError
+from headwater.errors import DataError, HeadwaterError, UnavailableError
 from headwater.events import BadRecord, Event, EventLimits, parse_event
 from headwater.log import get_logger
 
@@ -38,19 +38,20 @@ class KafkaLog:
         self._thread.start()
 
     def append(self, topic: str, key: str, value: bytes, timestamp_ms: int) -> "Future[None]":
-        """Send without waiting; the future ends with an :class:`UnavailableError` where the log did not take it."""
+        """Send without waiting; the future ends with an :class:`UnavailableError` where the log did not take it, or
+        a :class:`DataError` where it never will."""
         done: Future[None] = Future()
 
         def delivered(error: KafkaError | None, _: Message) -> None:
             if error is None:
                 done.set_result(None)
             else:
-                done.set_exception(self._unavailable(error))
+                done.set_exception(self._told(error))
 
         try:
             self._producer.produce(topic, key=key.encode(), value=value, timestamp=timestamp_ms, on_delivery=delivered)
         except (BufferError, KafkaException) as error:
-            done.set_exception(self._unavailable(error))
+            done.set_exception(self._told(error))
         return done
 
     def close(self) -> None:
@@ -69,7 +70,10 @@ class KafkaLog:
             self._quiet_until = time.monotonic() + QUIET_S
             log.warning("event_log", address=self._bootstrap, reason=error.str())
 
-    def _unavailable(self, error: object) -> UnavailableError:
+    def _told(self, error: object) -> HeadwaterError:
+        cause = error.args[0] if isinstance(error, KafkaException) else error
+        if isinstance(cause, KafkaError) and cause.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            return DataError(f"event log at {self._bootstrap}: a record is too large for it, {cause.str()}. Send less.")
         return UnavailableError(
             f"event log at {self._bootstrap}: {error}. Start it with headwater up, or point HEADWATER_KAFKA at one "
             "that runs, and send the event again with the same event_id."

@@ -31,15 +31,16 @@ from headwater.plan import (
 from headwater.runtime.ports import free_port
 from headwater.settings import Settings
 from models.bm25 import index_words
-from serving.availability import StoredAvailability
+from serving.availability import StoredAvailability, Withdrawn
 from serving.funnel import Funnel
+from serving.guard import Guard
 from serving.impressions import Discard
 from serving.ports import Bundle
 from serving.reasons import Reasons
 from serving.rulebook import RuleBook
 from serving.search import Search
 from serving.sources import BuyItAgain, Fixed, TwoTower
-from serving.state import StateReader
+from serving.state import Remembering, StateReader
 from serving.surfaces import Surfaces
 from serving.telemetry import Telemetry
 
@@ -334,17 +335,17 @@ def funnel(
     """``funnel(store)`` over a Redis client; keyword arguments replace its parts."""
 
     def make(store: redis.Redis, **parts) -> Funnel:
-        reader = OnlineReader(store, plan, clock)
+        reader, guard = OnlineReader(store, plan, clock), Guard("online store")
         whole = Funnel(
             bundle=bundle, surfaces=surfaces.surfaces, names=surfaces.features,
-            state=StateReader(reader, surfaces.features, Users(), bundle.catalogue), features=reader,
-            availability=StoredAvailability(store, plan.project, bundle.catalogue),
+            state=Remembering(StateReader(reader, surfaces.features, Users(), bundle.catalogue)), features=reader,
+            availability=StoredAvailability(Withdrawn(store, plan.project, guard), bundle.catalogue),
             rules=RuleBook(rules, bundle.catalogue),
             reasons=Reasons(
                 surfaces.reasons, surfaces.source_reasons,
                 {name: at for at, name in enumerate(plan.service("recommend").names)},
             ),
-            impressions=Discard(), clock=clock, telemetry=Telemetry(),
+            impressions=Discard(), clock=clock, telemetry=Telemetry(), store=guard,
         )  # fmt: skip
         return replace(whole, **parts)
 

@@ -1,5 +1,7 @@
 """A bundle as training writes it, served: from the files on disk to a list over gRPC."""
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +24,9 @@ from models.candidates import SOURCES
 from models.encoder import UserEncoder, unit
 from models.heads import Head
 from models.ranker import Ranker
+from serving import live as serving_live
 from serving import server as serving_server
+from serving.availability import withdraw
 from serving.build import Builder, build_recommender
 from serving.client import Client
 from serving.impressions import Discard
@@ -141,6 +145,106 @@ def test_a_written_bundle_is_served(write, promote, running, valkey_client, put,
     assert found.degraded == ()
     assert found.items[0].attributes == {"name": "Item 7", "category": "c1"}
     assert {item.attributes["category"] for item in found.items} == {"c1"}
+
+
+def _spoil_ranker(folder: Path) -> None:
+    (folder / "ranker.txt").write_text("tree\nversion=v4\nnum_leaves=many\n")
+
+
+def _cut_index(folder: Path) -> None:
+    whole = (folder / "index.faiss").read_bytes()
+    (folder / "index.faiss").write_bytes(whole[: len(whole) // 2])
+
+
+def _lose_index(folder: Path) -> None:
+    (folder / "index.faiss").unlink()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("damage", [_spoil_ranker, _cut_index, _lose_index])
+def test_a_damaged_bundle_is_not_served_and_lists_go_on_until_it_is_mended(
+    write, promote, running, settings, until, monkeypatch, damage
+):
+    """The one before stays in force; the reply says that it is not the champion's."""
+    monkeypatch.setattr(serving_live, "RETRY_S", 0.1)
+    write("v1")
+    promote("v1")
+    until(lambda: _version(running) == "v1", "the first bundle")
+    assert running.recommend("u1").degraded == ()
+    whole, damaged = write("v2"), settings.bundles_dir / "v2"
+    shutil.copytree(whole, settings.bundles_dir / "copy")
+    damage(damaged)
+    promote("v2")
+    until(lambda: "bundle" in running.recommend("u1").degraded, "the refusal")
+    ranked = running.recommend("u1")
+    assert (ranked.bundle_version, len(ranked.items)) == ("v1", 10)
+    shutil.copytree(settings.bundles_dir / "copy", damaged, dirs_exist_ok=True)
+    until(lambda: _version(running) == "v2", "the mended bundle")
+    assert running.recommend("u1").degraded == ()
+
+
+@pytest.mark.integration
+def test_a_start_with_a_damaged_champion_answers_with_the_last_one_that_is_whole(
+    write, promote, settings, valkey_client, clock, until
+):
+    for version in ("v1", "v2", "v3", "never promoted"):
+        write(version)
+    _lose_index(settings.bundles_dir / "v2")
+    _cut_index(settings.bundles_dir / "v3")
+    aliases = {"champion": "v3", "history": ["v1", "v2"]}
+    (settings.bundles_dir / "aliases.json").write_text(json.dumps(aliases))
+    live = serving_live.Live(settings, Builder(valkey_client, clock, Discard(), Telemetry()).build)
+    assert not live.refresh()
+    assert (live.recommender.version, live.now.behind) == ("v1", True)
+    assert len(live.recommender.recommend(live.recommender.request("u1")).items) == 10
+    promote("never promoted")
+    assert live.refresh()
+    assert not live.now.behind
+
+
+@pytest.mark.integration
+def test_a_bundle_that_is_loaded_while_the_store_is_down_knows_what_has_been_withdrawn(
+    write, settings, valkey_client, clock, monkeypatch
+):
+    withdraw(valkey_client, "shop", ["i0"])
+    builder = Builder(valkey_client, clock, Discard(), Telemetry())
+    builder.build_warm(load_plan(settings.repo), write("v1"))
+
+    def fails(*_):
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(valkey_client, "smembers", fails)
+    builder.withdrawn["shop"]._read_at = float("-inf")
+    again = builder.build(load_plan(settings.repo), write("v2"))
+    shown = [item.item_id for item in again.recommend(again.request("u1", limit=N)).items]
+    assert len(shown) == N - 1
+    assert "i0" not in shown
+
+
+@pytest.mark.integration
+def test_where_no_bundle_is_whole_the_reason_is_told(write, settings, promote, valkey_client, clock):
+    _cut_index(write("v1"))
+    promote("v1")
+    live = serving_live.Live(settings, Builder(valkey_client, clock, Discard(), Telemetry()).build)
+    assert not live.refresh()
+    with pytest.raises(ModelError, match=r"index\.faiss was altered.*headwater train"):
+        _ = live.recommender
+
+
+@pytest.mark.integration
+def test_a_warm_start_makes_lists_that_nobody_is_told_of(write, settings, plan, valkey_client, clock):
+    telemetry, seen = Telemetry(), []
+
+    class Recorder:
+        def log(self, impression):
+            seen.append(impression)
+
+    builder = Builder(valkey_client, clock, Recorder(), telemetry)
+    funnel = builder.build_warm(load_plan(settings.repo), write("v1"))
+    assert not seen
+    assert telemetry.registry.get_sample_value("headwater_stage_seconds_count", {"stage": "rank"}) is None
+    assert len(funnel.recommend(funnel.request("u1")).items) == 10
+    assert len(seen) == 1
 
 
 @pytest.mark.integration

@@ -67,7 +67,7 @@ def test_the_board_asks_for_metrics_that_there_are():
     telemetry = Telemetry()
     telemetry.features({"user": view_read([(5, 1.0, None)])})
     telemetry.call("Recommend", "OK", 0.1)
-    telemetry.degraded("rank")
+    telemetry.degraded("rank", ValueError("no trees"))
     telemetry.impression("logged")
     with telemetry.stage("rank"):
         pass

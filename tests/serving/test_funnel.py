@@ -231,7 +231,12 @@ class TestDegraded:
     def test_a_degraded_stage_is_counted(self, funnel):
         whole = funnel(GONE)
         whole.recommend(whole.request("u1"))
-        assert whole.telemetry.registry.get_sample_value("headwater_degraded_total", {"stage": "hydrate"}) == 1
+        assert (
+            whole.telemetry.registry.get_sample_value(
+                "headwater_degraded_total", {"stage": "hydrate", "reason": "down"}
+            )
+            == 1
+        )
 
 
 class TestRequest:
@@ -303,14 +308,16 @@ class TestReasons:
 
 
 class Held:
-    """A log whose deliveries never end."""
+    """A log that takes everything."""
 
     def __init__(self):
         self.records = []
 
     def append(self, topic, key, value, timestamp_ms):
         self.records.append((topic, key, json.loads(value), timestamp_ms))
-        return Future()
+        done = Future()
+        done.set_result(None)
+        return done
 
 
 class TestImpressionLog:

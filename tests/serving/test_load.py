@@ -36,7 +36,7 @@ class Slow:
     def request(self, user_id, surface="", limit=0, exclude=(), include=(), context=None):
         return Request(user_id, surface or "home", limit or 10)
 
-    def recommend(self, request: Request) -> Ranked:
+    def recommend(self, request: Request, wait_s: float | None = None) -> Ranked:
         time.sleep(self.seconds)
         if request.user_id == "breaks":
             raise ValueError("of no concern to the caller")

@@ -51,13 +51,13 @@ class Echo:
             raise DataError("user_id: empty. Name who is asking.")
         return Request(user_id, surface or "home", limit or 10)
 
-    def recommend(self, request: Request) -> Ranked:
+    def recommend(self, request: Request, wait_s: float | None = None) -> Ranked:
         if request.user_id == "breaks":
             raise ValueError("secret of the house")
         item = RankedItem(self.version, 0.5, 1, ("popular",), ("why",), {"name": "Milk"})
         return Ranked("r1", [item], (), self.version)
 
-    def search(self, user_id, query, limit=0, exclude=(), require=None, context=None) -> Ranked:
+    def search(self, user_id, query, limit=0, exclude=(), require=None, context=None, wait_s=None) -> Ranked:
         if not query:
             raise DataError("query: empty. Type what is wanted.")
         told = {
