@@ -18,6 +18,7 @@ from models import bundle as bundles
 from models.heads import weigh
 from models.objectives import load_objectives
 from serving import rules
+from serving.asking import sought
 from serving.availability import StoredAvailability, Withdrawn
 from serving.funnel import Funnel
 from serving.guard import Guard
@@ -96,8 +97,12 @@ class Builder:
             As :meth:`build`.
         """
         funnel = self.build(plan, folder)
+        unseen = replace(funnel, telemetry=Telemetry())
         for surface in funnel.surfaces:
-            replace(funnel, telemetry=Telemetry()).run(funnel.request("nobody", surface))
+            query = surface == SEARCH
+            unseen.run(
+                sought(funnel.surfaces, "nobody", "any", 0, (), {}, {}) if query else funnel.request("nobody", surface)
+            )
         return funnel
 
 
