@@ -27,6 +27,7 @@ from headwater.plan import DAY_MS, HOUR_MS, BatchView, Column, FeaturePlan, OnDe
 from headwater.settings import Settings
 from serving.contracts import Ranked, Request
 from serving.impressions import Impression, document
+from serving.rerank import Arranged
 from serving.sources import blend
 
 pytestmark = pytest.mark.integration
@@ -91,7 +92,7 @@ class Shop:
             impression = Impression(
                 matrix.now, Request(user, "home", 10), Ranked(f"{user}-{at}", [], (), "v1"), "all",
                 self.plan.schema_hash("all"), ITEMS, blend({"popular": np.arange(n, dtype=np.int32)}),
-                np.zeros(n, np.float32), np.arange(3), matrix,
+                np.zeros(n, np.float32), Arranged(np.arange(3), np.ones(3)), matrix,
             )  # fmt: skip
             self.logged.append(json.loads(json.dumps(document(impression), allow_nan=False)))
 

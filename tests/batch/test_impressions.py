@@ -14,6 +14,7 @@ from batch.impressions import parse_record
 from headwater.online.reader import Matrix, ViewRead
 from serving.contracts import Ranked, RankedItem, Request
 from serving.impressions import Impression, document
+from serving.rerank import Arranged
 from serving.sources import Candidates
 
 ODD = np.array([[0.1, np.nan], [-0.0, 1e-45], [3.4028234e38, 16777217.0]], np.float32)
@@ -41,7 +42,7 @@ def served() -> dict[str, Any]:
                 np.arange(3, dtype=np.int32), PROPOSED, np.zeros(3, np.float32), ("popular", "trending")
             ),
             scores=np.array([0.1, 0.2, 0.3], np.float32),
-            shown=np.array([2, 1]),
+            shown=Arranged(np.array([2, 1]), np.array([0.5, 0.25])),
             features=Matrix(ODD, ("x", "y"), 50, views, rows),
         )
     )
@@ -54,6 +55,8 @@ def test_a_record_of_serving_is_read_bit_for_bit() -> None:
     assert [item["shown"] for item in row["items"]] == [True, True, False]
     assert [item["position"] for item in row["items"]] == [1, 2, None]
     assert [item["sampling_probability"] for item in row["items"]] == [1.0, 1.0, 1.0]
+    assert [item["position_propensity"] for item in row["items"]] == [0.5, 0.25, None]
+    assert row["propensity"] == 0.125
     told = np.array([item["features"] for item in row["items"]]).astype(np.float32)
     assert told.view(np.uint32).tolist() == ODD[[2, 1, 0]].view(np.uint32).tolist()
     assert row["items"][0]["sources"] == ["popular", "trending"]
