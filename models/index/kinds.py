@@ -16,8 +16,6 @@ LINKS = 32
 """Neighbours of an item in a graph; twice as many on its lowest level."""
 MOST_LISTS = 8_192
 """More would take longer to find than they save: their middles are found in time that grows with the square."""
-GRAPH_FROM = 4_096
-"""Lists from which on their middles are found by a graph, and not one by one."""
 EXACT_BELOW = 50_000
 """Items that are searched one by one in a millisecond or so."""
 
@@ -45,8 +43,8 @@ class Kind:
 
 FLAT = Kind("flat", lambda dim, lists: "Flat", lambda dim: 4 * dim)
 HNSW = Kind("hnsw_sq8", lambda dim, lists: f"HNSW{LINKS},SQ8", lambda dim: dim + 4 * 2 * LINKS * 1.1)
-IVF_SQ8 = Kind("ivf_sq8", lambda dim, lists: f"{_lists(lists)},SQ8", lambda dim: dim + 8)
-IVF_PQ = Kind("ivf_pq", lambda dim, lists: f"{_lists(lists)},PQ{_halved(dim)}x4fs", lambda dim: _halved(dim) / 2 + 8)
+IVF_SQ8 = Kind("ivf_sq8", lambda dim, lists: f"IVF{lists},SQ8", lambda dim: dim + 8)
+IVF_PQ = Kind("ivf_pq", lambda dim, lists: f"IVF{lists},PQ{_halved(dim)}x4fs", lambda dim: _halved(dim) / 2 + 8)
 KINDS = {kind.name: kind for kind in (FLAT, IVF_SQ8, IVF_PQ, HNSW)}
 
 
@@ -76,10 +74,6 @@ def suitable(n_items: int, dim: int, memory_bytes: float | None = None, exact_be
 def n_lists(n_items: int) -> int:
     """Inverted lists for so many items: some four times the root, as FAISS's makers advise."""
     return max(1, min(ceil(4 * sqrt(n_items)), MOST_LISTS, n_items))
-
-
-def _lists(n: int) -> str:
-    return f"IVF{n}_HNSW{LINKS}" if n >= GRAPH_FROM else f"IVF{n}"
 
 
 def _halved(dim: int) -> int:
