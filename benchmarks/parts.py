@@ -54,10 +54,17 @@ def servers(
 
 def platform(partitions: int, **told: Any) -> contextlib.AbstractContextManager[Settings]:
     """Broker and store with nothing in them, and the example's feature definitions applied."""
-    return servers(partitions, _apply_example, **told)
+    return servers(partitions, apply_example, **told)
 
 
-def _apply_example(settings: Settings) -> None:
+def apply_example(settings: Settings) -> None:
+    """Copy the example's feature definitions to the settings' repository and apply them.
+
+    Raises
+    ------
+    UnavailableError
+        Feast refuses them.
+    """
     shutil.copytree(EXAMPLE, settings.repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
     applied = subprocess.run(
         [str(Path(sys.executable).with_name("feast")), "-c", str(settings.repo), "apply"],

@@ -6,10 +6,6 @@ for exploration.
 """
 
 import contextlib
-import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +19,9 @@ from batch.labels import number_labels
 from batch.point_in_time import service_rows
 from batch.session import spark_session
 from batch.training_set import build_ranking_rows, join_keys
+from benchmarks.parts import apply_example
 from headwater.datasets import complete_journey
 from headwater.datasets.complete_journey import home_of
-from headwater.errors import UnavailableError
 from headwater.registry.manifest import load_plan
 from headwater.settings import Settings
 from models.evaluation.metrics import Ints, top_k_grouped
@@ -36,7 +32,6 @@ from models.requests import DEFAULT_SAMPLING, instant_requests
 from models.retriever import Retriever
 from models.training import paths_of, train_retriever
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "feature_repo"
 SERVICE = "recommend"
 HEAP_MB = 2048
 
@@ -49,13 +44,7 @@ def journey(households: int | None) -> Iterator[Settings]:
             state_dir=Path(folder) / "state", repo=Path(folder) / "feature_repo", spark_heap_mb=HEAP_MB, redis=None
         )
         complete_journey.prepare(settings, households, replay_days=0)
-        shutil.copytree(EXAMPLE, settings.repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
-        applied = subprocess.run(
-            [str(Path(sys.executable).with_name("feast")), "-c", str(settings.repo), "apply"],
-            env={**os.environ, "HEADWATER_STATE_DIR": str(settings.state_dir)}, capture_output=True, text=True,
-        )  # fmt: skip
-        if applied.returncode:
-            raise UnavailableError(f"feast apply: {applied.stderr.strip()[-500:]}. Run it by hand on feature_repo.")
+        apply_example(settings)
         yield settings
 
 
