@@ -50,8 +50,6 @@ from serving.tracking import KafkaLog, Tracker
 log = get_logger("serving")
 THREADS = 8
 DRAIN_S = 10.0
-SWITCH_S = 0.0005
-"""A request crosses threads, and at each crossing may wait so long for another that computes; Python's own is 5 ms."""
 CLOCK_S = 0.05
 MAX_MESSAGE_BYTES = 1 << 20
 RECOMMENDATIONS, EVENTS, FEATURES = (
@@ -163,7 +161,6 @@ class ClockStore:
 
 def serve(settings: Settings) -> None:
     """Answer until SIGTERM or Ctrl-C."""
-    sys.setswitchinterval(SWITCH_S)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
