@@ -106,13 +106,18 @@ class Shop:
         return [one for one in self.events if one.ingest_time < instant]
 
 
-@pytest.fixture(params=[0, 30 * HOUR_MS], ids=["for ever", "thirty hours"])
-def shop(request: Any, spark: Any, valkey: str, valkey_client: redis.Redis, tmp_path: Path) -> Shop:
+@pytest.fixture
+def ttl_ms() -> int:
+    return 30 * HOUR_MS
+
+
+@pytest.fixture
+def shop(ttl_ms: int, spark: Any, valkey: str, valkey_client: redis.Redis, tmp_path: Path) -> Shop:
     """Two days of events with ties, nulls, copies and late arrivals, archived whole."""
     events = draw(300, seed=3)
     settings = Settings(state_dir=tmp_path, redis=valkey)
     write(events, settings.events_dir)
-    plan = make_plan(tmp_path, request.param)
+    plan = make_plan(tmp_path, ttl_ms)
     rows = OnlineWriter(valkey_client, plan.project)
     (ready,) = plan.batch_views
     for user, age, time in (("1", 30, START), ("2", 41, START + DAY_MS)):
@@ -123,6 +128,7 @@ def shop(request: Any, spark: Any, valkey: str, valkey_client: redis.Redis, tmp_
 INSTANTS = (START + 30 * HOUR_MS, START + 44 * HOUR_MS + 1, START + 6 * DAY_MS)
 
 
+@pytest.mark.parametrize("ttl_ms", [0, 30 * HOUR_MS], ids=["for ever", "thirty hours"])
 def test_what_was_served_by_a_stream_that_keeps_up_is_computed_again_bit_for_bit(shop: Shop) -> None:
     """Though the archive has since got events that happened before the reply and arrived after it."""
     for at in INSTANTS:
@@ -138,7 +144,9 @@ def test_what_was_served_by_a_stream_that_keeps_up_is_computed_again_bit_for_bit
     assert json.loads((folder / "last.json").read_text())["mismatched"] == 0
 
 
-@pytest.mark.parametrize("order", ["as they arrived", "shuffled"])
+@pytest.mark.parametrize(
+    ("ttl_ms", "order"), [(0, "as they arrived"), (30 * HOUR_MS, "shuffled")], ids=["for ever", "thirty hours"]
+)
 def test_what_a_lagging_stream_had_not_folded_is_in_flight_or_late_by_the_bound(shop: Shop, order: str) -> None:
     """The others are found and compared, whether they are the first to arrive or any."""
     at, lag = INSTANTS[0], 30 * 60_000
