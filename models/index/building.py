@@ -105,6 +105,11 @@ def found_share(index: ItemIndex, queries: Float32s, wanted: Ints, allowed: Bool
     return float(np.mean([np.isin(one, among) for one, among in zip(wanted, found, strict=True)]))
 
 
+def gpus() -> int:
+    """GPUs that FAISS sees: none where the extra ``cpu`` is installed."""
+    return faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+
+
 def _train(inner: Any, kind: Kind, vectors: Float32s) -> None:
     if kind is FLAT:
         return
@@ -115,6 +120,8 @@ def _train(inner: Any, kind: Kind, vectors: Float32s) -> None:
         inner.cp.min_points_per_centroid = 1  # said on stderr otherwise; the lists are short by choice
         if hasattr(inner, "pq"):
             inner.pq.cp.min_points_per_centroid = 1
+        if gpus():
+            inner.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(inner.d))
     inner.train(some)
 
 

@@ -13,6 +13,7 @@ from support.camps import two_camps
 from models.encoder import UserEncoder
 from models.evaluation.metrics import PAD
 from models.index import build
+from models.index.building import exact, found_share, gpus
 from models.interactions import Dataset
 from models.trips import recent_history, recent_items
 from models.two_tower import TowerConfig, Trainer, pick_device
@@ -104,8 +105,8 @@ def test_in_half_precision_households_are_led_to_their_own_camp(data: Dataset, u
 
 
 def test_an_index_on_the_gpu_scores_as_one_on_the_cpu(data: Dataset, on_gpu: Trainer) -> None:
-    if not hasattr(faiss, "StandardGpuResources"):
-        pytest.skip("faiss has no GPU")
+    if not gpus():
+        pytest.skip("this FAISS has no GPU: install the extra gpu in place of cpu")
     encoder = on_gpu.export()
     asked = _states(data, encoder)
     exact = faiss.IndexFlatIP(encoder.dim)
@@ -114,3 +115,12 @@ def test_an_index_on_the_gpu_scores_as_one_on_the_cpu(data: Dataset, on_gpu: Tra
     (scores, found), (gpu_scores, gpu_found) = exact.search(asked, 10), moved.search(asked, 10)
     assert np.allclose(scores, gpu_scores, atol=1e-4)
     assert np.mean([len(set(left) & set(right)) for left, right in zip(found, gpu_found, strict=True)]) >= 9.9
+
+
+def test_lists_whose_middles_a_gpu_found_find_as_much() -> None:
+    if not gpus():
+        pytest.skip("this FAISS has no GPU: install the extra gpu in place of cpu")
+    drawn = np.random.default_rng(5).standard_normal((22_000, 16), dtype=np.float32)
+    vectors, asked = drawn[2_000:], drawn[:200]
+    index = build(vectors, kind="ivf_sq8", queries=drawn[:2_000], depth=50)
+    assert found_share(index, asked, exact(vectors, asked, 50)) >= 0.95
