@@ -233,7 +233,7 @@ class Funnel:
         }
         matrix = trace.attempt(
             "hydrate",
-            lambda: self.features.read_matrix(self.names.ranker, entities, held=user.held),
+            lambda: self.features.read_matrix(self.names.ranker, entities, items=eligible.items, held=user.held),
             lambda: None,
             self.store,
         )

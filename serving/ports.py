@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.online.entity import Entity
-from headwater.online.reader import Matrix
+from headwater.online.reader import Entities, Matrix
 from serving.guard import Deadline
 
 Ints = NDArray[np.int32]
@@ -143,8 +143,8 @@ class State(Protocol):
 class Features(Protocol):
     """The online store's hot path."""
 
-    def read_matrix(self, service: str, entities: Mapping[str, Sequence[str]], *, held: Entity | None = None) -> Matrix:
-        """Features of rows of entities, in one round trip; what is stored under ``held`` is known already."""
+    def read_matrix(self, service: str, entities: Entities, *, items: Ints, held: Entity | None = None) -> Matrix:
+        """Features of rows of entities, of which the items have these numbers, and one is known already."""
         ...
 
 

@@ -22,6 +22,8 @@ from headwater.online.wire import Wire, pack
 from headwater.plan import BatchView, FeaturePlan, OnDemandView, View
 
 Values = Floats | list[list[Any] | None]
+Entities = Mapping[str, Sequence[str]]
+"""Join key to one value a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,12 @@ class OnlineReader:
     def read_matrix(
         self,
         service: str,
-        entities: Mapping[str, Sequence[str]],
+        entities: Entities,
         at: int | None = None,
         request: Mapping[str, NDArray[Any]] | None = None,
         *,
         held: Entity | None = None,
+        known: Mapping[str, ViewRead] | None = None,
     ) -> Matrix:
         """Features of a service for rows of entities, in one round trip, or none where an entity holds them all.
 
@@ -106,6 +109,8 @@ class OnlineReader:
             Inputs of request-time features.
         held
             Answers for what is stored under it.
+        known
+            Views that have been read, of each row's entity.
 
         Raises
         ------
@@ -118,12 +123,14 @@ class OnlineReader:
         """
         n = len(next(iter(entities.values()), ()))
         assembly = self._assembly(service)
-        keys, rows = self._distinct(assembly.needed, entities)
-        reads = self.read_views(keys, at, held, assembly.needed)
+        known = {} if known is None else known
+        keys, rows = self._distinct([name for name in assembly.needed if name not in known], entities)
+        reads = {**self.read_views(keys, at, held, assembly.needed), **known}
+        rows |= dict.fromkeys(known, np.arange(n))
         now = self._clock.now_ms() if at is None else at
         columns = {}
         for view, features in assembly.needed.items():
-            repeats = len(keys[view]) < n
+            repeats = len(reads[view].found) < n
             for feature in features:
                 values = _scalars(view, feature, reads[view])
                 columns[view, feature] = values[rows[view]] if repeats else values
@@ -194,7 +201,7 @@ class OnlineReader:
         return found
 
     def _distinct(
-        self, wanted: Mapping[str, Sequence[str]], entities: Mapping[str, Sequence[str]]
+        self, wanted: Sequence[str], entities: Entities
     ) -> tuple[dict[str, Sequence[Key]], dict[str, NDArray[np.intp]]]:
         keys: dict[str, Sequence[Key]] = {}
         rows: dict[str, NDArray[np.intp]] = {}
