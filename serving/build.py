@@ -1,6 +1,6 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import redis
 from headwater.clock import Clock, StoredClock
 from headwater.errors import ConfigError, ModelError
 from headwater.online.connect import connect
+from headwater.online.mirror import Mirror
 from headwater.online.reader import OnlineReader
 from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan
@@ -22,6 +23,7 @@ from serving.asking import sought
 from serving.availability import StoredAvailability, Withdrawn
 from serving.funnel import Funnel
 from serving.guard import Guard
+from serving.hydration import Hydration, mirrored
 from serving.impressions import Discard, ImpressionSink
 from serving.live import champion
 from serving.ports import Bundle, Floats, Ints
@@ -30,7 +32,7 @@ from serving.rulebook import RuleBook
 from serving.search import SOURCES, Search
 from serving.sources import BuyItAgain, Fixed, TwoTower
 from serving.state import Remembering, StateReader
-from serving.surfaces import SEARCH, Surfaces, load_surfaces
+from serving.surfaces import SEARCH, FeatureNames, Surfaces, load_surfaces
 from serving.telemetry import Telemetry
 
 
@@ -45,6 +47,8 @@ class Builder:
     guard: Guard = field(default_factory=lambda: Guard("online store"))
     withdrawn: dict[str, Withdrawn] = field(default_factory=dict)
     """By project: a bundle that is loaded while the store is down knows what the one before it knew."""
+    run_dir: Path | None = None
+    """Where what the processes of a server share may lie; without one each request asks the store for its items."""
 
     def build(self, plan: FeaturePlan, folder: Path) -> Funnel:
         """Load a bundle and put it on the online store.
@@ -74,7 +78,7 @@ class Builder:
             surfaces=config.surfaces,
             names=config.features,
             state=Remembering(StateReader(reader, config.features, loaded.users, loaded.items)),
-            features=reader,
+            features=Hydration(reader, self._items(plan, config.features, loaded.items.ids.tolist())),
             availability=StoredAvailability(self._withdrawn_of(plan.project), loaded.items),
             rules=RuleBook(Path(plan.repo) / rules.FILE, loaded.items),
             reasons=Reasons(config.reasons, config.source_reasons, {name: at for at, name in enumerate(names)}),
@@ -83,6 +87,11 @@ class Builder:
             telemetry=self.telemetry,
             store=self.guard,
         )
+
+    def _items(self, plan: FeaturePlan, names: FeatureNames, ids: Sequence[str]) -> Mirror | None:
+        if self.run_dir is None:
+            return None
+        return mirrored(self.store, plan, self.clock, names.ranker, names.item, ids, self.run_dir / "items")
 
     def _withdrawn_of(self, project: str) -> Withdrawn:
         return self.withdrawn.setdefault(project, Withdrawn(self.store, project, self.guard))

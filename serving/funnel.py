@@ -81,7 +81,7 @@ class Funnel:
         filters = filters if search is None else filters.within(search.allowed)
         removed = filters.removed_by(candidates.items)  # int16 (n_candidates,)
         eligible = self._eligible(request, candidates, filters, removed, trace)  # (n_eligible,)
-        features = self._hydrate(request, eligible, trace)  # float32 (n_eligible, n_features)
+        features = self._hydrate(request, user, eligible, trace)  # float32 (n_eligible, n_features)
         scores = self._rank(request, eligible, features, trace)  # float32 (n_eligible,)
         ordered = ruled.shift(eligible.items, scores, request.surface, now_ms)  # float32 (n_eligible,)
         ordered = ordered if search is None else self._match(search, eligible, features, ordered, trace)
@@ -222,7 +222,7 @@ class Funnel:
         spare = filters.first(popular, missing + len(eligible))
         return _extended(eligible, spare[absent(spare, eligible.items)][:missing])
 
-    def _hydrate(self, request: Request, eligible: Candidates, trace: Trace) -> Matrix | None:
+    def _hydrate(self, request: Request, user: UserState, eligible: Candidates, trace: Trace) -> Matrix | None:
         if not len(eligible):
             return None
         catalogue, n = self.bundle.catalogue, len(eligible)
@@ -232,7 +232,10 @@ class Funnel:
             **{key: catalogue.column(name)[eligible.items].tolist() for key, name in self.names.attributes.items()},
         }
         matrix = trace.attempt(
-            "hydrate", lambda: self.features.read_matrix(self.names.ranker, entities), lambda: None, self.store
+            "hydrate",
+            lambda: self.features.read_matrix(self.names.ranker, entities, items=eligible.items, held=user.held),
+            lambda: None,
+            self.store,
         )
         if matrix is not None:
             self.telemetry.features(matrix.views)

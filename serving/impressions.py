@@ -265,11 +265,11 @@ def _view(view: ViewRead, places: NDArray[np.intp]) -> dict[str, Any]:
         "keys": [list(view.keys[place]) for place in held],
         "at": view.at[held].tolist(),
         "newest": view.newest[held].tolist(),
-        "marks": {table: _marks(marks, held) for table, marks in view.marks.items()},
+        "marks": {table: _marks(marks) for table, marks in view.marks_of(held).items()},
         "rows": rows.tolist(),
     }
 
 
-def _marks(marks: Marks, held: NDArray[np.intp]) -> dict[str, list[Any]]:
-    hashes = [f"{digest:016x}" for digest in marks.hash[held].tolist()]
-    return {"count": marks.count[held].tolist(), "ingest": marks.ingest[held].tolist(), "hash": hashes}
+def _marks(marks: Marks) -> dict[str, list[Any]]:
+    hashes = [f"{digest:016x}" for digest in marks.hash.tolist()]
+    return {"count": marks.count.tolist(), "ingest": marks.ingest.tolist(), "hash": hashes}

@@ -7,7 +7,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.online.reader import Matrix
+from headwater.online.entity import Entity
+from headwater.online.reader import Entities, Matrix
 from serving.guard import Deadline
 
 Ints = NDArray[np.int32]
@@ -23,7 +24,7 @@ class UserState:
     """``user`` is the dense number, -1 for one the model never saw.
 
     ``recent`` (n_recent,): distinct items, newest first, and ``recent_age_ms``, how long ago each was last. ``own``
-    (n_own,): all that the user ever had, strongest habit first. Items are dense.
+    (n_own,): all that the user ever had, strongest habit first. Items are dense. ``held`` is what was read.
     """
 
     user_id: str
@@ -31,6 +32,7 @@ class UserState:
     recent: Ints = field(default_factory=lambda: _NONE)
     own: Ints = field(default_factory=lambda: _NONE)
     recent_age_ms: Times = field(default_factory=lambda: _NO_TIMES)
+    held: Entity | None = field(default=None, repr=False, compare=False)
 
     @property
     def seen(self) -> Ints:
@@ -141,8 +143,8 @@ class State(Protocol):
 class Features(Protocol):
     """The online store's hot path."""
 
-    def read_matrix(self, service: str, entities: Mapping[str, Sequence[str]]) -> Matrix:
-        """Features of rows of entities, in one round trip."""
+    def read_matrix(self, service: str, entities: Entities, *, items: Ints, held: Entity | None = None) -> Matrix:
+        """Features of rows of entities, of which the items have these numbers, and one is known already."""
         ...
 
 

@@ -186,7 +186,7 @@ def production(settings: Settings, measured: telemetry.Telemetry) -> Parts:
     kafka = KafkaLog(addresses(settings).kafka)
     spill = Spill(settings.state_dir / "serve" / f"impressions-{settings.grpc_port}.spill")
     impressions = ImpressionLog(kafka, measured, spill=spill)
-    builder = Builder(store, clock, impressions, measured, guard)
+    builder = Builder(store, clock, impressions, measured, guard, run_dir=settings.run_dir)
     return Parts(store, clock, kafka, measured, builder.build_warm, impressions.close)
 
 

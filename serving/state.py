@@ -1,12 +1,14 @@
 """Who is asking, as of now: what they had lately and what they have the habit of."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
+from headwater.online.names import Names, packed
 from headwater.online.reader import OnlineReader
-from serving.ports import Ints, Numbering, State, UserState
+from serving.ports import Catalogue, Ints, Numbering, State, UserState
 from serving.surfaces import FeatureNames
 
 REMEMBERED = 10_000
@@ -14,12 +16,20 @@ REMEMBERED = 10_000
 
 @dataclass(frozen=True)
 class StateReader:
-    """Reads a user's state from the online store, in two round trips: which items there are, then how they stand."""
+    """Reads a user's state from the online store, in one round trip for all that is stored under the user.
+
+    What was read goes on with the state, so that hydration need not ask for it again.
+    """
 
     reader: OnlineReader
     names: FeatureNames
     users: Numbering
-    items: Numbering
+    items: Catalogue
+
+    @cached_property
+    def _numbers(self) -> Names:
+        """The catalogue's, without a look-up in Python for each of a thousand items."""
+        return Names.of(packed(self.items.ids.tolist()))
 
     def unknown(self, user_id: str) -> UserState:
         """What is left where the store does not answer: who it is."""
@@ -33,13 +43,16 @@ class StateReader:
         UnavailableError
             The store does not answer.
         """
-        bare, names = self.unknown(user_id), self.names
-        keys = self.reader.partners(names.own, user_id)
+        names = self.names
+        held = self.reader.read_entity(names.user, user_id)
+        bare = replace(self.unknown(user_id), held=held)
+        keys = self.reader.partners(names.own, held)
         if not keys:
             return bare
-        read = self.reader.read_views({names.own: keys})[names.own]
+        wanted = {names.own: (names.own_weight, names.own_newest)}
+        read = self.reader.read_views({names.own: keys}, held=held, features=wanted)[names.own]
         values = read.values
-        items = self.items.dense([key[1] for key in keys])
+        items = self._numbers.find(packed(keys.columns[1])).astype(np.int32)
         weight = np.nan_to_num(np.asarray(values[names.own_weight], np.float64))
         newest = np.nan_to_num(np.asarray(values[names.own_newest], np.float64))
         age_ms = read.at - newest.astype(np.int64)
@@ -47,7 +60,7 @@ class StateReader:
         items, weight, newest, age_ms = items[known], weight[known], newest[known], age_ms[known]
         lately = np.lexsort((items, -newest))[: names.recent]
         own: Ints = items[np.lexsort((items, -weight))]
-        return UserState(user_id, bare.user, items[lately], own, age_ms[lately])
+        return replace(bare, recent=items[lately], own=own, recent_age_ms=age_ms[lately])
 
 
 class Remembering:
@@ -63,7 +76,7 @@ class Remembering:
         found = self._state.read(user_id)
         with self._lock:
             self._held.pop(user_id, None)
-            self._held[user_id] = found
+            self._held[user_id] = replace(found, held=None)
             if len(self._held) > self._most:
                 del self._held[next(iter(self._held))]
         return found

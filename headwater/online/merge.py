@@ -40,9 +40,14 @@ class Marks:
     hash: NDArray[np.uint64]
 
 
+Places = NDArray[np.intp] | slice
+TellMarks = Callable[[Places], Marks]
+"""The marks of some of the entities that were read."""
+
+
 def merge_table(
     table: Table, aggregates: Sequence[Aggregate], blobs: Blobs, at: Ints, found: NDArray[np.bool_]
-) -> tuple[Mapping[str, Floats | list[list[Any] | None]], Callable[[], Marks]]:
+) -> tuple[Mapping[str, Floats | list[list[Any] | None]], TellMarks]:
     """Values of a table's features, NaN or ``None`` where not found, and what tells the marks of what made them.
 
     Parameters
@@ -54,12 +59,14 @@ def merge_table(
         return _fixed(table, aggregates, blobs, at, found)
     tiles = [_readable(table, blob, int(instant)) for blob, instant in zip(blobs.listed(), at, strict=True)]
     values = {aggregate.feature: _lists(table, aggregate, tiles, at, found) for aggregate in aggregates}
-    return values, lambda: _marks_of_lists(tiles)
+    return values, lambda places: _marks_of_lists(
+        tiles[places] if isinstance(places, slice) else [tiles[place] for place in places]
+    )
 
 
 def _fixed(
     table: Table, aggregates: Sequence[Aggregate], blobs: Blobs, at: Ints, found: NDArray[np.bool_]
-) -> tuple[dict[str, Floats], Callable[[], Marks]]:
+) -> tuple[dict[str, Floats], TellMarks]:
     hops = np.zeros(len(at), np.int64) if table.hop_ms is None else at // table.hop_ms
     parts = {one.feature: _parts(table, one) for one in aggregates if one.function.half_life_ms is None}
     folded = _folded(table, blobs, hops, [part for held in parts.values() for part in held.values()])
@@ -70,7 +77,7 @@ def _fixed(
         else:
             values = _decayed(table, aggregate, blobs, hops)
         out[aggregate.feature] = np.where(found, values, np.nan)
-    return out, lambda: _marks(table, blobs, hops)
+    return out, lambda places: _marks(table, blobs.take(places), hops[places])
 
 
 def _parts(table: Table, aggregate: Aggregate) -> dict[str, _Part]:

@@ -1,7 +1,8 @@
 """Read now, and only now: tiles merged at read, one round trip, decoded with numpy."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,16 @@ from headwater.clock import Clock
 from headwater.errors import DataError, NotAnswerableError
 from headwater.folds import Floats, Ints
 from headwater.online import codec, merge
+from headwater.online.entity import Entity
 from headwater.online.fetch import Wanted, fetch
-from headwater.online.keys import Key, Keys, entity_key, other_keys, project_prefix
+from headwater.online.keys import Key, Keys, entity_key, project_prefix
 from headwater.online.replies import Blobs
 from headwater.online.wire import Wire, pack
 from headwater.plan import BatchView, FeaturePlan, OnDemandView, View
 
 Values = Floats | list[list[Any] | None]
+Entities = Mapping[str, Sequence[str]]
+"""Join key to one value a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class ViewRead:
 
     ``values``: feature to float64 (n,), NaN where not found or null, or to a list per entity. ``found`` (n,): an event
     in [at - ttl, at). ``at`` (n,): the instant read. ``newest`` (n,): newest folded event, -1 where none. ``keys``: the
-    entities. ``tell_marks``: by the id of each table of a windowed view, what tells its marks.
+    entities. ``tell_marks``: by the id of each table of a windowed view, what tells the marks of some of them.
     """
 
     values: Mapping[str, Values]
@@ -36,12 +40,16 @@ class ViewRead:
     at: Ints
     newest: Ints
     keys: Sequence[Key] = field(default=(), repr=False)
-    tell_marks: Mapping[str, Callable[[], merge.Marks]] = field(default_factory=dict, repr=False)
+    tell_marks: Mapping[str, merge.TellMarks] = field(default_factory=dict, repr=False)
 
     @property
     def marks(self) -> dict[str, merge.Marks]:
-        """What was folded into each table, by its id; computed when asked for, as only what is logged needs it."""
-        return {table: tell() for table, tell in self.tell_marks.items()}
+        """What was folded into each table, by its id."""
+        return self.marks_of(slice(None))
+
+    def marks_of(self, places: merge.Places) -> dict[str, merge.Marks]:
+        """The marks of some entities; computed when asked for, as only what is logged needs them."""
+        return {table: tell(places) for table, tell in self.tell_marks.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +90,14 @@ class OnlineReader:
     def read_matrix(
         self,
         service: str,
-        entities: Mapping[str, Sequence[str]],
+        entities: Entities,
         at: int | None = None,
         request: Mapping[str, NDArray[Any]] | None = None,
+        *,
+        held: Entity | None = None,
+        known: Mapping[str, ViewRead] | None = None,
     ) -> Matrix:
-        """Features of a service for rows of entities, in one round trip.
+        """Features of a service for rows of entities, in one round trip, or none where an entity holds them all.
 
         Parameters
         ----------
@@ -96,6 +107,10 @@ class OnlineReader:
             Epoch ms; by default now, or just after the entity's newest event if that is later.
         request : each (n_rows,)
             Inputs of request-time features.
+        held
+            Answers for what is stored under it.
+        known
+            Views that have been read, of each row's entity.
 
         Raises
         ------
@@ -108,12 +123,14 @@ class OnlineReader:
         """
         n = len(next(iter(entities.values()), ()))
         assembly = self._assembly(service)
-        keys, rows = self._distinct(assembly.needed, entities)
-        reads = self.read_views(keys, at)
+        known = {} if known is None else known
+        keys, rows = self._distinct([name for name in assembly.needed if name not in known], entities)
+        reads = {**self.read_views(keys, at, held, assembly.needed), **known}
+        rows |= dict.fromkeys(known, np.arange(n))
         now = self._clock.now_ms() if at is None else at
         columns = {}
         for view, features in assembly.needed.items():
-            repeats = len(keys[view]) < n
+            repeats = len(reads[view].found) < n
             for feature in features:
                 values = _scalars(view, feature, reads[view])
                 columns[view, feature] = values[rows[view]] if repeats else values
@@ -125,15 +142,35 @@ class OnlineReader:
             self._assemblies[service] = Assembly(self._plan, service)
         return self._assemblies[service]
 
-    def read_views(self, keys: Mapping[str, Sequence[Key]], at: int | None = None) -> dict[str, ViewRead]:
-        """Read several views for their own distinct entities, in one round trip."""
-        replies = fetch(self._wire, self._prefix, [self._wanted(name, wanted) for name, wanted in keys.items()])
+    def read_entity(self, join_key: str, value: str) -> Entity:
+        """Read all that is stored under an entity, in one round trip."""
+        owner = entity_key(self._prefix, join_key, value)
+        return Entity.of(join_key, value, self._wire.strings(pack((b"HGETALL", owner)), owner))
+
+    def read_views(
+        self,
+        keys: Mapping[str, Sequence[Key]],
+        at: int | None = None,
+        held: Entity | None = None,
+        features: Mapping[str, Collection[str]] | None = None,
+    ) -> dict[str, ViewRead]:
+        """Read several views for their own distinct entities, in one round trip.
+
+        Parameters
+        ----------
+        held
+            Answers for what is stored under it; nothing else is asked for.
+        features
+            By view, the windowed ones that are wanted; all by default.
+        """
+        replies = self._replies([self._wanted(name, wanted) for name, wanted in keys.items()], held)
         now = self._clock.now_ms()
         reads = {}
         for name in keys:
             view = self._view(name)
             if isinstance(view, View):
-                reads[name] = self._windowed(view, keys[name], replies, now, at)
+                wanted = None if features is None else features[name]
+                reads[name] = self._windowed(view, keys[name], replies, now, at, wanted)
             else:
                 reads[name] = _ready_made(view, keys[name], replies[name, view.id], now, at)
         return reads
@@ -149,16 +186,22 @@ class OnlineReader:
         found = _within_ttl(view, event, np.maximum(self._clock.now_ms(), event))
         return [(row[0], row[2]) if row is not None and ok else None for row, ok in zip(rows, found, strict=True)]
 
-    def partners(self, view: str, value: str) -> list[Key]:
-        """Keys of a view that are stored under one first entity, such as every item a user had, in one round trip."""
+    def partners(self, view: str, held: Entity) -> Keys:
+        """Keys of a view that are stored under its first entity, such as every item a user had, in no order."""
         found = self._view(view)
-        field = found.tables[0].field if isinstance(found, View) else found.field
-        owner = entity_key(self._prefix, found.join_keys[0], value)
-        (fields,) = self._wire.send([pack((b"HKEYS", owner))], [owner])
-        return [(value, *other_keys(held[len(field) :])) for held in fields if held.startswith(field)]
+        return held.partners(self._tables[view][0][1], len(found.join_keys))
+
+    def _replies(self, wanted: Sequence[Wanted], held: Entity | None) -> Mapping[tuple[str, str], Blobs]:
+        if held is None:
+            return fetch(self._wire, self._prefix, wanted)
+        here = [held.holds(one.join_keys, one.keys) for one in wanted]
+        found = dict(fetch(self._wire, self._prefix, list(compress(wanted, np.invert(here)))))
+        for one in compress(wanted, here):
+            found |= {(one.view, table): blobs for table, blobs in held.blobs(one.tables, one.keys).items()}
+        return found
 
     def _distinct(
-        self, wanted: Mapping[str, Sequence[str]], entities: Mapping[str, Sequence[str]]
+        self, wanted: Sequence[str], entities: Entities
     ) -> tuple[dict[str, Sequence[Key]], dict[str, NDArray[np.intp]]]:
         keys: dict[str, Sequence[Key]] = {}
         rows: dict[str, NDArray[np.intp]] = {}
@@ -188,6 +231,7 @@ class OnlineReader:
         replies: Mapping[tuple[str, str], Blobs],
         now: int,
         at: int | None,
+        features: Collection[str] | None,
     ) -> ViewRead:
         tables = [(table, replies[view.name, table.id]) for table in view.tables]
         newest = np.max([codec.newest(blobs) for _, blobs in tables], axis=0)
@@ -202,9 +246,13 @@ class OnlineReader:
         found = newest >= (0 if view.ttl_ms == 0 else instants - view.ttl_ms)
         found &= newest >= 0
         values: dict[str, Values] = {}
-        marks: dict[str, Callable[[], merge.Marks]] = {}
+        marks: dict[str, merge.TellMarks] = {}
         for table, blobs in tables:
-            wanted = [aggregate for aggregate in view.aggregates if aggregate.table == table.id]
+            wanted = [
+                aggregate
+                for aggregate in view.aggregates
+                if aggregate.table == table.id and (features is None or aggregate.feature in features)
+            ]
             merged, marks[table.id] = merge.merge_table(table, wanted, blobs, instants, found)
             values.update(merged)
         return ViewRead(values, found, instants, newest, keys, marks)
@@ -216,8 +264,8 @@ def _factorise(columns: Sequence[Sequence[str]]) -> tuple[Sequence[Key], NDArray
     if len(set(keys)) == len(keys):
         return Keys(columns), np.arange(len(keys))
     place = {key: at for at, key in enumerate(dict.fromkeys(keys))}
-    distinct = list(place)
-    return Keys([distinct]) if len(columns) == 1 else distinct, np.array([place[key] for key in keys], np.intp)
+    rows = np.fromiter(map(place.__getitem__, keys), np.intp, len(keys))
+    return Keys([list(place)] if len(columns) == 1 else list(zip(*place, strict=True))), rows
 
 
 def _ready_made(view: BatchView, keys: Sequence[Key], blobs: Blobs, now: int, at: int | None) -> ViewRead:

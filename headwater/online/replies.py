@@ -43,6 +43,10 @@ class Blobs:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def take(self, places: NDArray[np.intp] | slice) -> "Blobs":
+        """Those of some entities."""
+        return Blobs(self.raw, self.starts[places], self.sizes[places])
+
     def listed(self) -> list[bytes | None]:
         """The values one by one."""
         places = zip(self.starts.tolist(), self.sizes.tolist(), strict=True)
@@ -76,6 +80,14 @@ class Replies:
         """Replies to n HMGETs of ``width`` fields, by field."""
         found = self._scanned(n, width) if self._reader is None else None
         return by_field(self.take(n), width) if found is None else found
+
+    def strings(self) -> Blobs:
+        """The values of one reply, an array of however many; of another kind of reply, none."""
+        found = self._array() if self._reader is None else None
+        if found is None:  # an error, which is raised once all replies are read
+            (reply,) = self.take(1)
+            found = Blobs.of(reply if type(reply) is list else [])
+        return found
 
     def take(self, n: int) -> list[Any]:
         """n replies of any kind."""
@@ -111,6 +123,34 @@ class Replies:
             if end == len(raw):
                 raw = _longer(raw, int(_ROOM * begun / done * n * width) if done else 0)
             end += self._receive_into(raw[end:].data)
+
+    def _array(self) -> Blobs | None:
+        from headwater.online import fields
+        from headwater.online.kernels import FOREIGN
+
+        raw = np.empty(max(_CHUNK, len(self._ahead)), np.uint8)
+        raw[: len(self._ahead)] = np.frombuffer(self._ahead, np.uint8)
+        begun, end, done = 0, len(self._ahead), 0
+        places: NDArray[np.int64] | None = None
+        while True:
+            if places is None:
+                n, at = fields.head(raw, 0, end)
+                if n >= 0:
+                    places, begun = np.empty((2, n), np.int64), at
+                elif n == fields.OTHER:
+                    break
+            if places is not None:
+                begun, done, found = fields.strings(raw, begun, end, places[0], places[1], done)
+                if found == FOREIGN:
+                    break
+                if done == places.shape[1]:
+                    self._ahead = raw[begun:end].tobytes()
+                    return Blobs(raw, *places)
+            if end == len(raw):
+                raw = _longer(raw, 0 if places is None or not done else int(_ROOM * begun / done * places.shape[1]))
+            end += self._receive_into(raw[end:].data)
+        self._ahead = raw[:end].tobytes()
+        return None
 
     def _receive(self) -> bytes:
         received = self._source.recv(_CHUNK)

@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from headwater.online.connect import Store, unavailable, waits
 from headwater.online.nodes import ask, ask_each
-from headwater.online.replies import Replies
+from headwater.online.replies import Blobs, Replies
 
 Read = TypeVar("Read")
 
@@ -85,6 +85,13 @@ class Wire:
         if (cluster := self.cluster) is None:
             return self.exchange(b"".join(commands), lambda replies: replies.take(len(commands)))
         return self._asked(cluster, lambda: ask(cluster, commands, keys, list(self._loads.values())))
+
+    def strings(self, command: bytes, key: bytes) -> Blobs:
+        """The values of the one array that a packed command of one key is answered with."""
+        if self.cluster is None:
+            return self.exchange(command, lambda replies: replies.strings())
+        (reply,) = self.send([command], [key])
+        return Blobs.of(reply)
 
     def load(self, script: bytes) -> bytes:
         """Make a Lua script known to the server or to every node of the cluster; its digest."""

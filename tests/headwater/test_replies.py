@@ -70,6 +70,23 @@ def test_columns_are_what_hiredis_parses_wherever_the_bytes_are_cut(read, sizes)
     assert source.error is None
 
 
+@given(st.lists(st.binary(max_size=90) | st.none(), max_size=60), st.lists(st.integers(1, 400), min_size=1, max_size=9))
+@settings(max_examples=200, deadline=None)
+def test_an_array_of_any_length_is_what_hiredis_parses_wherever_the_bytes_are_cut(values, sizes):
+    data = packed(values) + packed(b"next")
+    source = Replies(Pieces(data, (sizes[at % len(sizes)] for at in range(10**9))))
+    assert source.strings().listed() == one_by_one(data)[0]
+    assert source.take(1) == [b"next"]
+    assert source.error is None
+
+
+def test_an_error_instead_of_an_array_is_kept():
+    source = Replies(Pieces(b"-LOADING not yet\r\n" + packed(b"next"), iter([9] * 99)))
+    assert len(source.strings()) == 0
+    assert "not yet" in str(source.error)
+    assert source.take(1) == [b"next"]
+
+
 def test_an_error_among_replies_is_kept_and_the_others_are_read():
     replies = [packed([b"v"])] * 40 + [b"-NOSCRIPT no such script\r\n"] + [packed([b"v"])] * 3
     source = Replies(Pieces(b"".join(replies) + packed(b"next"), iter([50] * 99)))

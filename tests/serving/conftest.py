@@ -34,6 +34,7 @@ from models.bm25 import index_words
 from serving.availability import StoredAvailability, Withdrawn
 from serving.funnel import Funnel
 from serving.guard import Guard
+from serving.hydration import Hydration
 from serving.impressions import Discard
 from serving.ports import Bundle
 from serving.reasons import Reasons
@@ -338,7 +339,8 @@ def funnel(
         reader, guard = OnlineReader(store, plan, clock), Guard("online store")
         whole = Funnel(
             bundle=bundle, surfaces=surfaces.surfaces, names=surfaces.features,
-            state=Remembering(StateReader(reader, surfaces.features, Users(), bundle.catalogue)), features=reader,
+            state=Remembering(StateReader(reader, surfaces.features, Users(), bundle.catalogue)),
+            features=Hydration(reader),
             availability=StoredAvailability(Withdrawn(store, plan.project, guard), bundle.catalogue),
             rules=RuleBook(rules, bundle.catalogue),
             reasons=Reasons(

@@ -1,0 +1,117 @@
+"""Features of a request's rows: the user's from one read, the items' from memory that is kept current meanwhile."""
+
+import fcntl
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from headwater.clock import Clock
+from headwater.errors import UnavailableError
+from headwater.log import get_logger
+from headwater.online.connect import Store
+from headwater.online.entity import Entity
+from headwater.online.keeper import Keeper
+from headwater.online.mirror import Layout, Mirror
+from headwater.online.reader import Entities, Matrix, OnlineReader, ViewRead
+from headwater.plan import FeaturePlan
+from serving.ports import Ints
+
+log = get_logger("serving")
+TURN_S = 0.1
+ELECT_S = 0.2
+PAUSE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Hydration:
+    """Reads a service for candidates; ``items`` answers for views of the item alone while it is current."""
+
+    reader: OnlineReader
+    items: Mirror | None = None
+
+    def read_matrix(self, service: str, entities: Entities, *, items: Ints, held: Entity | None = None) -> Matrix:
+        """Features of rows of entities; what neither the mirror nor ``held`` has takes one round trip.
+
+        Errors are those of :meth:`OnlineReader.read_matrix`.
+        """
+        known: dict[str, ViewRead] = {} if self.items is None else self.items.read(items)
+        return self.reader.read_matrix(service, entities, held=held, known=known)
+
+
+def mirrored(
+    store: redis.Redis, plan: FeaturePlan, clock: Clock, service: str, join_key: str, ids: Sequence[str], folder: Path
+) -> Mirror | None:
+    """The mirror of a service's item views, which this process keeps current while no other does.
+
+    It ends with what is returned. ``None`` where there are no such views, or the store is a cluster, whose nodes would
+    each have to be listened to.
+    """
+    layout = Layout.of(plan, service, join_key)
+    if not layout.views or (isinstance(store, Store) and _is_cluster(store)):
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    path = layout.file(folder, ids)
+    mirror, ended = Mirror(layout, ids, path), threading.Event()
+    weakref.finalize(mirror, ended.set)
+    keeping = _Keeping(Keeper(store, plan, clock, layout, ids, path), ended)
+    threading.Thread(target=keeping.run, name="mirror", daemon=True).start()
+    return mirror
+
+
+def _is_cluster(store: Store) -> bool:
+    try:
+        return store.as_cluster is not None
+    except UnavailableError:
+        return False  # it is asked again when it is there
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    """One process of those that have a lock file open holds its lock; when it ends, however it does, another has it."""
+
+    keeper: Keeper
+    ended: threading.Event
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            with self.keeper.path.with_suffix(".lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self.ended.wait(ELECT_S)
+                    continue
+                self._keep()
+            self.ended.wait(PAUSE_S)
+
+    def _keep(self) -> None:
+        keeper = self.keeper
+        try:
+            _sweep(keeper.path)
+            with keeper.changes() as changes:
+                draft = keeper.fill()
+                read = keeper.turn(changes, draft.words)
+                draft.put_in_place()
+                log.info("items_mirrored", rows=read, file=keeper.path.name)
+                while not self.ended.wait(TURN_S):
+                    keeper.turn(changes, draft.words)
+        except UnavailableError as error:
+            log.warning("items_not_mirrored", reason=str(error))
+        except Exception as error:  # requests read the store meanwhile
+            log.error("items_not_mirrored", exc_info=error)
+
+
+def _sweep(path: Path) -> None:
+    """Delete what earlier processes left: files that nobody keeps any more, of other bundles or half written."""
+    for old in path.parent.glob("*.rows*"):
+        mine = old.name.startswith(path.name)
+        with path.with_name(old.name.split(".")[0] + ".lock").open("w") as lock:
+            try:
+                if not mine:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            old.unlink(missing_ok=True)
