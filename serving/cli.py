@@ -161,6 +161,9 @@ def load(
     limit: Limit = 10,
     surface: Surface = "home",
     seed: Annotated[int, typer.Option("--seed", help="Draws other users and purchases.")] = 0,
+    connections: Annotated[
+        int, typer.Option("--connections", help="Taken in turn, so that several workers are asked.", min=1, max=1000)
+    ] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Example: headwater load --qps 50 --seconds 60 --json
@@ -174,7 +177,7 @@ def load(
     from serving.load import Load, run
 
     settings = get_settings()
-    wanted = Load(qps, seconds, _users(settings, users_file)[:users], skew, track, limit, surface, seed)
+    wanted = Load(qps, seconds, _users(settings, users_file)[:users], skew, track, limit, surface, seed, connections)
     with connect(addresses(settings).redis) as store:
         told = run(addresses(settings).grpc, wanted, StoredClock(store))
     emit(told.as_dict(wanted), as_json, "Load")

@@ -13,7 +13,6 @@ taken without being able to say so is there twice then, with one ``request_id``.
 """
 
 import hashlib
-import json
 import queue
 import threading
 import time
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from headwater import topics
@@ -149,7 +149,7 @@ class ImpressionLog:
 
     def _record(self, impression: Impression) -> Record | None:
         try:
-            value = json.dumps(document(impression), separators=(",", ":"), allow_nan=False).encode()
+            value = orjson.dumps(document(impression))
         except Exception as error:
             self._telemetry.impression("failed")
             log.error("impression_failed", exc_info=error)
@@ -250,8 +250,10 @@ def _row(impression: Impression, row: int) -> dict[str, Any]:
 
 def _numbers(vector: NDArray[np.float32]) -> list[float | None]:
     """JSON has no NaN; a float32 written as the float64 it equals reads back bit for bit."""
-    known = np.isfinite(vector).tolist()
-    return [value if finite else None for value, finite in zip(vector.tolist(), known, strict=True)]
+    values: list[float | None] = vector.tolist()
+    for at in np.flatnonzero(~np.isfinite(vector)).tolist():
+        values[at] = None
+    return values
 
 
 def _views(features: Matrix, rows: NDArray[np.intp]) -> dict[str, dict[str, Any]]:
