@@ -225,9 +225,11 @@ def document(impression: Impression) -> dict[str, Any]:
 
 def sample(n: int, shown: NDArray[np.intp], request_id: str, size: int = SAMPLE) -> tuple[NDArray[np.intp], float]:
     """Rows of candidates not shown, and the probability that each had of being drawn."""
-    left = np.setdiff1d(np.arange(n), shown)
+    kept = np.ones(n, np.bool_)
+    kept[shown] = False
+    left = np.flatnonzero(kept)
     if not len(left):
-        return left.astype(np.intp), 1.0
+        return left, 1.0
     taken = min(size, len(left))
     drawn = np.random.default_rng(seed_of(request_id)).choice(left, taken, replace=False)
     return np.sort(drawn).astype(np.intp), taken / len(left)
