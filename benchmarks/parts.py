@@ -57,8 +57,13 @@ def platform(partitions: int, **told: Any) -> contextlib.AbstractContextManager[
     return servers(partitions, apply_example, **told)
 
 
-def apply_example(settings: Settings) -> None:
+def apply_example(settings: Settings, surfaces: str | None = None, services: str | None = None) -> None:
     """Copy the example's feature definitions to the settings' repository and apply them.
+
+    Parameters
+    ----------
+    surfaces, services
+        Text of ``surfaces.toml``, and Python in place of the example's feature services.
 
     Raises
     ------
@@ -66,6 +71,9 @@ def apply_example(settings: Settings) -> None:
         Feast refuses them.
     """
     shutil.copytree(EXAMPLE, settings.repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    for name, text in (("surfaces.toml", surfaces), ("services.py", services)):
+        if text is not None:
+            (settings.repo / name).write_text(text)
     applied = subprocess.run(
         [str(Path(sys.executable).with_name("feast")), "-c", str(settings.repo), "apply"],
         env={**os.environ, "HEADWATER_STATE_DIR": str(settings.state_dir)}, capture_output=True, text=True,

@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     redis_port: int = 16379
     grpc_port: int = 18980
     metrics_port: int = 18981
+    serve_workers: int = Field(default=1, ge=1, le=256)
     stream_metrics_port: int = 18982
     partitions: int = 2
     kafka_heap_mb: int = 384

@@ -22,17 +22,24 @@ Input = Annotated[
 At = Annotated[int | None, typer.Option("--at", help="Epoch milliseconds; now by default.", metavar="MS")]
 
 
-def serve(repo: RepoOption = None) -> None:
-    """Example: headwater serve
+def serve(
+    repo: RepoOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Processes that share the port; HEADWATER_SERVE_WORKERS, or 1.", min=1, max=256),
+    ] = None,
+) -> None:
+    """Example: headwater serve --workers 2
 
     Answer gRPC until Ctrl-C: recommendations, events, features, health and reflection. `headwater up` does the same in
-    the background.
+    the background. A core each is as many workers as help; a connection's calls all go to one of them.
     """
     from headwater.log import configure_logging
-    from serving import server
+    from serving.workers import serve as run
 
     configure_logging("info")
-    server.serve(_settings(repo))
+    settings = _settings(repo)
+    run(settings if workers is None else settings.model_copy(update={"serve_workers": workers}))
 
 
 def recommend(
@@ -154,6 +161,9 @@ def load(
     limit: Limit = 10,
     surface: Surface = "home",
     seed: Annotated[int, typer.Option("--seed", help="Draws other users and purchases.")] = 0,
+    connections: Annotated[
+        int, typer.Option("--connections", help="Taken in turn, so that several workers are asked.", min=1, max=1000)
+    ] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Example: headwater load --qps 50 --seconds 60 --json
@@ -167,7 +177,7 @@ def load(
     from serving.load import Load, run
 
     settings = get_settings()
-    wanted = Load(qps, seconds, _users(settings, users_file)[:users], skew, track, limit, surface, seed)
+    wanted = Load(qps, seconds, _users(settings, users_file)[:users], skew, track, limit, surface, seed, connections)
     with connect(addresses(settings).redis) as store:
         told = run(addresses(settings).grpc, wanted, StoredClock(store))
     emit(told.as_dict(wanted), as_json, "Load")

@@ -13,7 +13,6 @@ taken without being able to say so is there twice then, with one ``request_id``.
 """
 
 import hashlib
-import json
 import queue
 import threading
 import time
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from headwater import topics
@@ -149,7 +149,7 @@ class ImpressionLog:
 
     def _record(self, impression: Impression) -> Record | None:
         try:
-            value = json.dumps(document(impression), separators=(",", ":"), allow_nan=False).encode()
+            value = orjson.dumps(document(impression))
         except Exception as error:
             self._telemetry.impression("failed")
             log.error("impression_failed", exc_info=error)
@@ -225,9 +225,11 @@ def document(impression: Impression) -> dict[str, Any]:
 
 def sample(n: int, shown: NDArray[np.intp], request_id: str, size: int = SAMPLE) -> tuple[NDArray[np.intp], float]:
     """Rows of candidates not shown, and the probability that each had of being drawn."""
-    left = np.setdiff1d(np.arange(n), shown)
+    kept = np.ones(n, np.bool_)
+    kept[shown] = False
+    left = np.flatnonzero(kept)
     if not len(left):
-        return left.astype(np.intp), 1.0
+        return left, 1.0
     taken = min(size, len(left))
     drawn = np.random.default_rng(seed_of(request_id)).choice(left, taken, replace=False)
     return np.sort(drawn).astype(np.intp), taken / len(left)
@@ -250,8 +252,10 @@ def _row(impression: Impression, row: int) -> dict[str, Any]:
 
 def _numbers(vector: NDArray[np.float32]) -> list[float | None]:
     """JSON has no NaN; a float32 written as the float64 it equals reads back bit for bit."""
-    known = np.isfinite(vector).tolist()
-    return [value if finite else None for value, finite in zip(vector.tolist(), known, strict=True)]
+    values: list[float | None] = vector.tolist()
+    for at in np.flatnonzero(~np.isfinite(vector)).tolist():
+        values[at] = None
+    return values
 
 
 def _views(features: Matrix, rows: NDArray[np.intp]) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,13 +31,15 @@ CONNECT_S = 10.0
 TIMEOUT_S = 10.0
 MOST_CALLS = 10_000_000
 PERCENTILES = (50, 90, 99, 99.9)
+_OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]  # else channels share a connection
 
 
 @dataclass(frozen=True)
 class Load:
     """What is sent: ``qps`` calls a second for ``seconds``, each for a user drawn by Zipf's law with exponent ``skew``.
 
-    A ``track`` share of the replies is followed by a purchase of one of the items shown.
+    A ``track`` share of the replies is followed by a purchase of one of the items shown. Calls take the ``connections``
+    in turn.
     """
 
     qps: float
@@ -47,6 +50,7 @@ class Load:
     limit: int = 10
     surface: str = ""
     seed: int = 0
+    connections: int = 1
 
     @property
     def calls(self) -> int:
@@ -117,35 +121,38 @@ def zipf(n: int, skew: float, draws: int, seed: int) -> NDArray[np.int64]:
 
 
 async def _run(address: str, load: Load, clock: Clock) -> Told:
-    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
-        except TimeoutError:
-            raise UnavailableError(
-                f"server at {address}: no answer within {CONNECT_S:.0f} s. Start it with headwater up."
-            ) from None
-        calls = _Calls(channel, load, clock)
+    async with AsyncExitStack() as stack:
+        told, callers = Told(), []
+        for number in range(load.connections):
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=_OPTIONS))
+            try:
+                await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
+            except TimeoutError:
+                raise UnavailableError(
+                    f"server at {address}: no answer within {CONNECT_S:.0f} s. Start it with headwater up."
+                ) from None
+            callers.append(_Calls(channel, load, clock, told, load.seed + 1 + number))
         began = time.perf_counter()
         waiting = []
         for number, user in enumerate(load.drawn()):
             due = began + number / load.qps
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            calls.told.lateness.append(time.perf_counter() - due)
-            waiting.append(asyncio.create_task(calls.call(user, due)))
+            told.lateness.append(time.perf_counter() - due)
+            waiting.append(asyncio.create_task(callers[number % len(callers)].call(user, due)))
         await asyncio.gather(*waiting)
-        calls.told.elapsed = time.perf_counter() - began
-        return calls.told
+        told.elapsed = time.perf_counter() - began
+        return told
 
 
 class _Calls:
-    """One channel's calls and what came of them."""
+    """One channel's calls; ``told`` is what comes of all channels'."""
 
-    def __init__(self, channel: Any, load: Load, clock: Clock) -> None:
-        self.told = Told()
+    def __init__(self, channel: Any, load: Load, clock: Clock, told: Told, seed: int) -> None:
+        self.told = told
         self._load, self._clock = load, clock
         self._recommend = recommendation_pb2_grpc.RecommendationServiceStub(channel).Recommend
         self._track = event_pb2_grpc.EventServiceStub(channel).Track
-        self._rng = np.random.default_rng(load.seed + 1)
+        self._rng = np.random.default_rng(seed)
 
     async def call(self, user: str, due: float) -> None:
         """One request; its latency counts from when it was due."""

@@ -19,7 +19,7 @@ import grpc
 import redis
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
+from prometheus_client import CollectorRegistry
 
 from headwater.clock import Clock, StoredClock
 from headwater.errors import HeadwaterError, ResourceError
@@ -35,6 +35,7 @@ from serving.contracts import Recommender
 from serving.features import FeatureLookup
 from serving.guard import Deadline, Guard
 from serving.live import Live, Loaded
+from serving.metrics_page import expose
 from serving.proto.headwater.v1 import (
     event_pb2,
     event_pb2_grpc,
@@ -87,13 +88,18 @@ class Server:
             ThreadPoolExecutor(THREADS, thread_name_prefix="grpc"),
             interceptors=[Statuses(parts.telemetry)],
             options=[
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(settings.serve_workers > 1)),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.enable_http_proxy", 0),
             ],
         )
         self._register()
         self._listen()
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Of its metrics."""
+        return self._parts.telemetry.registry
 
     def start(self) -> None:
         """Load what there is to load, then answer."""
@@ -164,9 +170,8 @@ def serve(settings: Settings) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    measured = telemetry.Telemetry()
-    server = Server(settings, production(settings, measured))
-    _expose(settings, measured)
+    server = opened(settings)
+    expose(settings, server.registry)
     server.start()
     mark_ready(settings, "serve", address=addresses(settings).grpc)
     ended.wait()
@@ -175,29 +180,24 @@ def serve(settings: Settings) -> None:
     log.info("drained")
 
 
-def production(settings: Settings, measured: telemetry.Telemetry) -> Parts:
+def opened(settings: Settings, worker: int = 0) -> Server:
+    """A server of the real parts that has its port and does not answer yet; ``worker`` is its number among several."""
+    return Server(settings, production(settings, telemetry.Telemetry(), worker))
+
+
+def production(settings: Settings, measured: telemetry.Telemetry, worker: int = 0) -> Parts:
     """The real parts."""
     from serving.build import Builder
     from serving.impressions import ImpressionLog
-    from serving.spill import Spill
+    from serving.spill import spill_of
 
     store, guard = connect(settings), Guard("online store")
     clock = StoredClock(ClockStore(store, guard))
     kafka = KafkaLog(addresses(settings).kafka)
-    spill = Spill(settings.state_dir / "serve" / f"impressions-{settings.grpc_port}.spill")
+    spill = spill_of(settings.state_dir / "serve", settings.grpc_port, worker, settings.serve_workers)
     impressions = ImpressionLog(kafka, measured, spill=spill)
     builder = Builder(store, clock, impressions, measured, guard, run_dir=settings.run_dir)
     return Parts(store, clock, kafka, measured, builder.build_warm, impressions.close)
-
-
-def _expose(settings: Settings, measured: telemetry.Telemetry) -> None:
-    try:
-        start_http_server(settings.metrics_port, addr=settings.host, registry=measured.registry)
-    except OSError:
-        raise ResourceError(
-            f"metrics_port: {settings.host}:{settings.metrics_port} is taken. End what listens there, or set "
-            "HEADWATER_METRICS_PORT to a free port."
-        ) from None
 
 
 def main() -> int:

@@ -82,6 +82,11 @@ class Spill:
         else:
             self._mark()
 
+    def take(self, other: "Spill") -> None:
+        """Move another's records behind one's own, as long as there is room."""
+        while (oldest := other.head(1)) and self.add(oldest[0]):
+            other.drop()
+
     def close(self) -> None:
         self._file.close()
 
@@ -93,3 +98,17 @@ class Spill:
     def _mark(self) -> None:
         self._file.seek(0)
         self._file.write(b"%020d\n" % self._sent)
+
+
+def spill_of(folder: Path, port: int, worker: int = 0, workers: int = 1) -> Spill:
+    """The file of one worker of several; it takes over what is left of workers that there are no more."""
+    own = Spill(folder / (f"impressions-{port}-{worker}.spill" if worker else f"impressions-{port}.spill"))
+    for path in sorted(folder.glob(f"impressions-{port}-*.spill")):
+        number = int(path.stem.rpartition("-")[2])
+        if number >= workers and number % workers == worker:
+            other = Spill(path)
+            own.take(other)
+            other.close()
+            if not other:
+                path.unlink()
+    return own

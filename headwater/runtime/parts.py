@@ -167,7 +167,7 @@ PARTS = (
         name="serve",
         tier=1,
         address=lambda settings: addresses(settings).grpc,
-        command=_module("serving.server"),
+        command=_module("serving.workers"),
         answers=_serving_answers,
         ports={
             "grpc_port": lambda settings: settings.grpc_port,

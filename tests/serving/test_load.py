@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import psutil
 import pytest
 import redis
 
@@ -75,6 +76,23 @@ def test_every_call_is_sent_on_time_though_replies_are_late_and_the_queue_shows(
     assert told["seconds"] > 1.8 * seconds
     assert told["achieved_qps"] < 0.6 * load.qps
     assert told["client_late_ms"]["p50"] < 100
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_calls_take_so_many_connections_of_their_own(serve, settings, clock, connections, monkeypatch):
+    """Channels to one address share a connection unless they are told not to, and then one worker gets all calls."""
+    seen: list[int] = []
+
+    def look(self, request: Request, wait_s: float | None = None) -> Ranked:
+        port = settings.grpc_port
+        held = [one for one in psutil.Process().net_connections("tcp") if one.laddr.port == port and one.raddr]
+        seen.append(len(held))
+        return Ranked("r1", [], (), "v1")
+
+    monkeypatch.setattr(Slow, "recommend", look)
+    load = Load(50, 0.2, ["ann"], track=0.0, connections=connections)
+    assert run(serve(0.0), load, clock).ok == load.calls
+    assert set(seen) == {connections}
 
 
 def test_replies_are_counted_by_what_they_were(serve, clock):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from headwater.errors import DataError, UnavailableError
 from serving.impressions import BATCH, ImpressionLog
-from serving.spill import Record, Spill
+from serving.spill import Record, Spill, spill_of
 from serving.telemetry import Telemetry
 
 GONE = redis.Redis(port=1)
@@ -149,3 +149,29 @@ def test_a_record_that_kafka_never_takes_stops_nothing(tmp_path, shown, until):
     log.close()
     assert kafka.taken == after
     assert (telemetry.impressions("failed"), telemetry.impressions("logged")) == (1, 2)
+
+
+def test_a_worker_takes_over_what_workers_that_are_no_more_have_left(tmp_path):
+    """Each file by the one worker whose turn it is, whatever the number of workers was."""
+    for number in range(5):
+        spill = spill_of(tmp_path, 7, number, 5)
+        assert spill.add(Record(f"u{number}", b"{}", number))
+        spill.close()
+    (other := spill_of(tmp_path, 70)).add(Record("another port's", b"{}", 0))
+    other.close()
+    opened = [spill_of(tmp_path, 7, number, 2) for number in range(2)]
+    assert [[record.key for record in spill.head(9)] for spill in opened] == [["u0", "u2", "u4"], ["u1", "u3"]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "impressions-7-1.spill", "impressions-7.spill", "impressions-70.spill",
+    ]  # fmt: skip
+    assert [[record.key for record in spill_of(tmp_path, 7).head(9)]] == [["u0", "u2", "u4", "u1", "u3"]]
+
+
+def test_what_does_not_fit_stays_where_it_was(tmp_path):
+    own, other = Spill(tmp_path / "own", most_bytes=100), Spill(tmp_path / "other")
+    records = [Record(f"u{number}", b"{}" * 10, number) for number in range(6)]
+    assert all(other.add(record) for record in records)
+    own.take(other)
+    taken = own.head(9)
+    assert 0 < len(taken) < len(records)
+    assert taken + other.head(9) == records

@@ -1,0 +1,35 @@
+"""The measurements of the server run at a small size: the real processes, a generated shop, every target told."""
+
+import importlib
+
+import pytest
+
+from headwater.settings import get_settings
+
+NAMES = {
+    "serve": {"a request, all told, at most 7", "stage hydrate, mean", "two workers, memory", "150 requests/s, p99"},
+    "rank_only": {"24 items, 1 connection", "100 items, 4 connections"},
+    "swap": {"30 requests/s while bundles are swapped, p99", "from promotion until all workers answer with it"},
+}
+NOTHING_WRONG = {"serve": "lists that differ from the baseline's", "swap": "requests that failed in 2 swaps, 2 workers"}
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Bundles go to a folder of the test's own."""
+    monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
+    get_settings.cache_clear()
+    yield tmp_path
+    get_settings.cache_clear()
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("bench", list(NAMES))
+def test_it_measures_the_real_server_and_finds_nothing_wrong(bench, kept):
+    found = {one.name: one for one in importlib.import_module(f"benchmarks.{bench}").measure(0.01)}
+    assert NAMES[bench] <= set(found)
+    assert all(one.value >= 0 for one in found.values())
+    if bench in NOTHING_WRONG:
+        assert found[NOTHING_WRONG[bench]].value == 0
