@@ -177,7 +177,7 @@ class SparkSteps:
         self.progress("ranker")
         names, schema = self.plan.service(self.service).names, self.plan.schema_hash(self.service)
         service = Service(self.service, names, schema, self.plan.feature_hashes(self.service))
-        meta, _ = train_ranker(self.settings, service, self.now_ms(), until_ms)
+        meta, _ = train_ranker(self.settings, service, self.now_ms(), until_ms, home=self.home)
         return meta.version
 
     def champion(self) -> str | None:

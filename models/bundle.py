@@ -26,6 +26,7 @@ from models.encoder import UserEncoder
 from models.heads import Head
 from models.index import ItemIndex, build
 from models.ranker import Ranker
+from models.side_tables import NO_TABLES, SideTables
 
 log = get_logger("models")
 FORMAT = 1
@@ -103,6 +104,7 @@ class Parts:
     popularity: npt.NDArray[Any]
     trending: npt.NDArray[Any]
     others: Sequence[Head] = ()
+    tables: SideTables = NO_TABLES
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Bundle:
     trending: Float32s
     words: WordIndex
     others: tuple[Head, ...] = ()
+    tables: SideTables = NO_TABLES
 
     @property
     def version(self) -> str:
@@ -150,7 +153,8 @@ def write_bundle(directory: Path, trained: Trained, parts: Parts) -> Meta:
     draft.mkdir(parents=True)
     try:
         _write_files(draft, parts)
-        names = [*FILES, *bm25.FILES, *(file for head in parts.others for file in _files_of(head.name))]
+        others = [file for head in parts.others for file in _files_of(head.name)]
+        names = [*FILES, *bm25.FILES, *others, *parts.tables.save(draft)]
         files = {name: _sha256(draft / name) for name in names}
         meta = Meta(**trained.model_dump(), version=directory.name, files=files)
         (draft / META).write_text(meta.model_dump_json(indent=2) + "\n")
@@ -176,6 +180,7 @@ def load_bundle(
     table = pq.read_table(path / "items.parquet")
     columns = {name: texts(table[name]) for name in table.column_names}
     items = Catalogue(columns.pop("item_id"), vectors, columns)
+    popularity = np.load(path / "popularity.npy", allow_pickle=False)
     bundle = Bundle(
         meta=meta,
         items=items,
@@ -184,10 +189,11 @@ def load_bundle(
         encoder=UserEncoder.from_arrays(vectors, _arrays(path / "towers.npz")),
         ranker=Ranker.from_text(path / "ranker.txt"),
         calibrator=calibration.from_arrays(_arrays(path / "calibrator.npz")),
-        popularity=np.load(path / "popularity.npy", allow_pickle=False),
+        popularity=popularity,
         trending=np.load(path / "trending.npy", allow_pickle=False),
         words=_words(path, meta, items),
         others=tuple(_head(path, found[1]) for found in map(_OTHER.fullmatch, meta.files) if found),
+        tables=SideTables.load(path, meta.files, popularity),
     )
     _require_fit(bundle)
     return bundle
@@ -273,6 +279,7 @@ def _require_fit(bundle: Bundle) -> None:
         "index.faiss": len(bundle.index),
         "popularity.npy": len(bundle.popularity),
         "trending.npy": len(bundle.trending),
+        **bundle.tables.sizes(),
     }
     for name, size in sizes.items():
         if size != len(bundle.items):

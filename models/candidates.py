@@ -13,7 +13,7 @@ from headwater.plan import DAY_MS
 from models.evaluation.metrics import PAD, Ints
 from models.interactions import Interactions
 from models.retriever import Retriever
-from models.trends import popularity, trending
+from models.trends import best_first, popularity, trending
 from models.trips import last_distinct
 
 SOURCES: Mapping[str, int] = {"buy_it_again": 120, "two_tower": 100, "popular": 40, "trending": 20}
@@ -126,17 +126,11 @@ def _of_the_day(bought: Interactions, at_ms: Instants) -> dict[int, tuple[Ints, 
     """Popular and trending items of each day asked about."""
     return {
         day: (
-            _best(popularity(bought, day * DAY_MS), SOURCES["popular"]),
-            _best(trending(bought, day * DAY_MS), SOURCES["trending"]),
+            best_first(popularity(bought, day * DAY_MS))[: SOURCES["popular"]],
+            best_first(trending(bought, day * DAY_MS))[: SOURCES["trending"]],
         )
         for day in np.unique(at_ms // DAY_MS).tolist()
     }
-
-
-def _best(scores: Float32s, n: int) -> Ints:
-    """Items with the highest scores above zero, ties to the lower number."""
-    best = np.argsort(-scores, kind="stable")[:n]
-    return np.asarray(best[scores[best] > 0], np.int32)
 
 
 def _keys(lists: list[Ints], n_items: int) -> Instants:

@@ -83,6 +83,7 @@ def train_ranker(
     before: BeforeOption = None,
     service: ServiceOption = "recommend",
     rows: Annotated[Path | None, typer.Option(help="Training rows; the state folder's by default.")] = None,
+    data: DataOption = None,
     promote: Annotated[bool, typer.Option("--promote", help="Serve the bundle at once.")] = False,
     repo: RepoOption = None,
     json_: JsonFlag = False,
@@ -100,6 +101,7 @@ def train_ranker(
         meta, fitted = training.train_ranker(
             settings, _service(settings, service, repo), _now_ms(settings), _until(settings, before), rows=rows,
             progress=lambda done, total: bar.update(task, completed=done, total=total), repo=repo,
+            home=_home(settings, data),
         )  # fmt: skip
     if promote:
         registry.promote(settings, meta.version)

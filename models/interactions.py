@@ -224,14 +224,16 @@ def load_dataset(events_dir: Path, data_dir: Path, cutoff_ms: int, known_ms: int
 
 def catalogue(data_dir: Path) -> tuple[pa.Table, pa.Table | None]:
     """What is told of items, ``items.parquet``, and, where there is such a table, of users."""
-    return _table(data_dir / "items.parquet"), _optional(data_dir / "users.parquet")
+    return _table(data_dir / "items.parquet"), users_of(data_dir)
+
+
+def users_of(data_dir: Path) -> pa.Table | None:
+    """What is told of users, ``None`` where there is no ``users.parquet``."""
+    path = data_dir / "users.parquet"
+    return pq.read_table(path) if path.exists() else None
 
 
 def _table(path: Path) -> Any:
     if not path.exists():
         raise DataError(f"{path}: there is no such table. Load the catalogue first: headwater data load")
     return pq.read_table(path)
-
-
-def _optional(path: Path) -> Any:
-    return pq.read_table(path) if path.exists() else None

@@ -12,19 +12,25 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headwater.errors import ConfigError, ModelError
 from headwater.log import get_logger
 from headwater.settings import Settings
 from models import registry, trends
+from models.arrivals import first_seen
 from models.bundle import Meta, Parts, Trained, write_bundle
-from models.interactions import newest_ms, read_purchases
+from models.interactions import Interactions, newest_ms, read_purchases, users_of
+from models.item_texts import describe_items
 from models.lineage import code_version
 from models.objectives import DEFAULT_OBJECTIVES, Objectives, load_objectives
 from models.ranking import DEFAULT_RANKER, Fitted, RankerConfig, fit_ranker, read_rows
 from models.requests import DEFAULT_SAMPLING, Sampling, draw_requests, number
+from models.retrieval.neighbours import neighbour_table
 from models.retriever import Provenance, Retriever
+from models.segments import Segments, find_segments
+from models.side_tables import FIRST_SEEN, SideTables
 from models.tower_config import TowerConfig, UserTowerKind
 
 log = get_logger("models")
@@ -222,6 +228,7 @@ def train_ranker(
     rows: Path | None = None,
     progress: Progress = _silent,
     repo: Path | None = None,
+    home: Path | None = None,
 ) -> tuple[Meta, Fitted]:
     """Train on the rows in ``training/rows`` and publish a registered bundle; nobody is promoted.
 
@@ -236,6 +243,8 @@ def train_ranker(
         End of the purchases that training may know; popular and trending are as of then.
     repo
         The settings' own by default.
+    home
+        Folder with ``users.parquet``; without it there are no lists by segment of users.
     """
     paths = paths_of(settings)
     retriever = Retriever.load(paths.retriever)
@@ -260,17 +269,37 @@ def train_ranker(
         parent=None if champion is None else champion.name,
         code_version=code_version(),
     )
+    popularity = trends.popularity(bought, until_ms)
     parts = Parts(
         encoder=retriever.encoder,
         items=retriever.items.table(),
         users=retriever.users.values.tolist(),
         ranker=fitted.ranker,
         calibrator=fitted.calibrator,
-        popularity=trends.popularity(bought, until_ms),
+        popularity=popularity,
         trending=np.maximum(trends.trending(bought, until_ms), 0),
         others=fitted.heads[1:],
+        tables=SideTables(
+            neighbour_table(bought),
+            _segments(retriever, bought, until_ms, home),
+            first_seen(bought, retriever.items.ids.values, until_ms, _arrivals_before(champion)),
+            describe_items(retriever.items.text, popularity),
+        ),
     )
     meta = write_bundle(settings.bundles_dir / registry.next_version(settings), trained, parts)
     registry.register(settings, settings.bundles_dir / meta.version)
     log.info("bundle_trained", version=meta.version, **{name: round(value, 4) for name, value in meta.metrics.items()})
     return meta, fitted
+
+
+def _segments(retriever: Retriever, bought: Interactions, until_ms: int, home: Path | None) -> Segments | None:
+    told = None if home is None else users_of(home)
+    return None if told is None else find_segments(bought, retriever.users, told, until_ms)
+
+
+def _arrivals_before(champion: Path | None) -> dict[str, int] | None:
+    """Since when there was each item, by what serves now."""
+    if champion is None or not (champion / FIRST_SEEN).is_file():
+        return None
+    ids = pq.read_table(champion / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
+    return dict(zip(ids, np.load(champion / FIRST_SEEN, allow_pickle=False).tolist(), strict=True))

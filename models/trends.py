@@ -10,6 +10,7 @@ POPULAR_DAYS = 30
 RISING_DAYS = 7
 
 Float32s = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
 
 
 def popularity(bought: Interactions, at_ms: int) -> Float32s:
@@ -27,6 +28,12 @@ def trending(bought: Interactions, at_ms: int) -> Float32s:
     before = _counts(bought, midnight, POPULAR_DAYS) - week
     expected = before * (RISING_DAYS / (POPULAR_DAYS - RISING_DAYS))
     return np.asarray((week - expected) / np.sqrt(expected + 1), np.float32)
+
+
+def best_first(scores: Float32s) -> Ints:
+    """Items with a score above zero (n_items,), best first, ties to the lower number."""
+    order = np.argsort(-scores, kind="stable").astype(np.int32)
+    return np.asarray(order[scores[order] > 0])
 
 
 def _midnight(at_ms: int) -> int:

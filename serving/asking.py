@@ -7,6 +7,7 @@ from headwater.errors import DataError
 from headwater.text import WORD, fold
 from serving.contracts import MAX_LIMIT, Request
 from serving.surfaces import DEFAULT, SEARCH, Surface
+from serving.told import require_few
 
 MAX_IDS = 10_000
 MAX_TEXT = 512
@@ -60,6 +61,7 @@ def _asked(
     bounded("limit", limit, 0, MAX_LIMIT)
     bounded("exclude_item_ids' number", len(exclude), 0, MAX_IDS)
     bounded("include_item_ids' number", len(include), 0, MAX_LIMIT)
+    require_few(context)
     return Request(user_id, name, limit or surface.limit, frozenset(exclude), tuple(include), dict(context))
 
 

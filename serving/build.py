@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import redis
 
 from headwater.clock import Clock, StoredClock
@@ -18,21 +17,23 @@ from headwater.settings import Settings, addresses
 from models import bundle as bundles
 from models.heads import weigh
 from models.objectives import load_objectives
+from models.trends import best_first
 from serving import rules
 from serving.asking import sought
 from serving.availability import StoredAvailability, Withdrawn
+from serving.bundled import sources_of, tell_idle
 from serving.funnel import Funnel
 from serving.guard import Guard
 from serving.hydration import Hydration, mirrored
 from serving.impressions import Discard, ImpressionSink
 from serving.live import champion
-from serving.ports import Bundle, Floats, Ints
+from serving.ports import Bundle
 from serving.reasons import Reasons
 from serving.rulebook import RuleBook
 from serving.search import SOURCES, Search
-from serving.sources import BuyItAgain, Fixed, TwoTower
+from serving.showings import StoredShowings
 from serving.state import Remembering, StateReader
-from serving.surfaces import SEARCH, FeatureNames, Surfaces, load_surfaces
+from serving.surfaces import SEARCH, FeatureNames, SourceSettings, Surfaces, load_surfaces
 from serving.telemetry import Telemetry
 
 
@@ -49,6 +50,8 @@ class Builder:
     """By project: a bundle that is loaded while the store is down knows what the one before it knew."""
     run_dir: Path | None = None
     """Where what the processes of a server share may lie; without one each request asks the store for its items."""
+    records: bool = True
+    """Whether what is recommended is shown to somebody, and remembered as that."""
 
     def build(self, plan: FeaturePlan, folder: Path) -> Funnel:
         """Load a bundle and put it on the online store.
@@ -71,8 +74,10 @@ class Builder:
             )
         reader = OnlineReader(self.store, plan, self.clock)
         weights = load_objectives(Path(plan.repo)).weights
-        bundle = replace(as_bundle(loaded), weighed=weigh(loaded.heads, weights))
+        bundle = replace(as_bundle(loaded, config.sources), weighed=weigh(loaded.heads, weights))
         _check(config, weights, bundle, plan)
+        wanted = [name for surface in config.surfaces.values() for name in surface.quotas(newcomer=True)]
+        tell_idle(bundle.version, bundle.sources, wanted)
         return Funnel(
             bundle=bundle,
             surfaces=config.surfaces,
@@ -86,6 +91,7 @@ class Builder:
             clock=self.clock,
             telemetry=self.telemetry,
             store=self.guard,
+            showings=StoredShowings(self.store, plan.project, config.features.user, self.guard, self.records),
         )
 
     def _items(self, plan: FeaturePlan, names: FeatureNames, ids: Sequence[str]) -> Mirror | None:
@@ -132,35 +138,29 @@ def build_recommender(settings: Settings, version: str | None = None, clock: Clo
     if chosen is None:
         raise ModelError("recommend: no model has been promoted. Run headwater train, then headwater promote.")
     store = connect(addresses(settings).redis)
-    builder = Builder(store, clock or StoredClock(store), Discard(), Telemetry())
+    builder = Builder(store, clock or StoredClock(store), Discard(), Telemetry(), records=False)
     return builder.build(load_plan(settings.repo), settings.bundles_dir / chosen)
 
 
-def as_bundle(loaded: bundles.Bundle) -> Bundle:
-    """Fit a loaded bundle to the funnel's ports."""
-    popular = _best_first(loaded.popularity)
+def as_bundle(loaded: bundles.Bundle, sources: SourceSettings) -> Bundle:
+    """Fit a loaded bundle to the funnel's ports.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`serving.bundled.sources_of`.
+    """
     return Bundle(
         version=loaded.version,
         schema_hash=loaded.meta.feature_schema_hash,
         catalogue=loaded.items,
-        sources={
-            "buy_it_again": BuyItAgain(),
-            "two_tower": TwoTower(loaded.encoder, loaded.index),
-            "popular": Fixed(popular),
-            "trending": Fixed(_best_first(loaded.trending)),
-        },
+        sources=sources_of(loaded, sources),
         index=loaded.index,
         ranker=loaded.ranker,
         calibrate=loaded.calibrator,
-        popular=popular,
+        popular=best_first(loaded.popularity),
         search=Search(loaded.items, loaded.words, loaded.index, loaded.popularity),
     )
-
-
-def _best_first(weights: Floats) -> Ints:
-    """Items that have any weight, heaviest first; ties by number."""
-    order = np.argsort(-weights, kind="stable").astype(np.int32)
-    return order[weights[order] > 0]
 
 
 def _check(config: Surfaces, weighed: Collection[str], bundle: Bundle, plan: FeaturePlan) -> None:
@@ -171,7 +171,7 @@ def _check(config: Surfaces, weighed: Collection[str], bundle: Bundle, plan: Fea
             )
     for surface, wanted in config.surfaces.items():
         known = SOURCES if surface == SEARCH else tuple(bundle.sources)
-        for source in wanted.sources:
+        for source in wanted.quotas(newcomer=True):
             if source not in known:
                 raise ConfigError(f"surfaces.{surface}.sources: {source!r} is unknown. Choose from {', '.join(known)}.")
     own = plan.view(config.features.own)

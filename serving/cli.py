@@ -50,19 +50,25 @@ def recommend(
     why: Annotated[
         list[str] | None, typer.Option("--why", help="Explain this item, shown or not.", metavar="ITEM")
     ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option("--context", help="What the request tells, such as basket=1082185,995242.", metavar="KEY=VALUE"),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Example: headwater recommend --user 42 --limit 10 --explain --why 1082185
 
-    Ask the running server for a user's list, and why each item is in it, or one is not.
+    Ask the running server for a user's list, and why each item is in it, or one is not. What goes with a basket:
+    headwater recommend --user 42 --surface basket --context basket=1082185,995242
     """
     from dataclasses import asdict
 
     from headwater.settings import addresses, get_settings
     from serving.client import Client
 
+    told = dict(_pair(each, "--context", "basket=1082185,995242") for each in context or ())
     with Client(addresses(get_settings()).grpc) as client:
-        ranked = client.recommend(user, surface, limit)
+        ranked = client.recommend(user, surface, limit, context=told)
         items = [*(item.item_id for item in ranked.items if explain), *(why or ())]
         explained = [client.explain(user, item, surface, limit) for item in dict.fromkeys(items)]
     if as_json:

@@ -43,7 +43,7 @@ def _proposed(run: Run, surface: Surface, item: int) -> str:
         return f"sources: proposed by {', '.join(by)}"
     if run.request.include:
         return "sources: it is not among the items that were asked for"
-    asked = ", ".join(f"{name} {n}" for name, n in surface.sources.items())
+    asked = ", ".join(f"{name} {n}" for name, n in surface.quotas(not len(run.user.own)).items())
     return f"sources: none of those of {run.request.surface} proposes it ({asked})"
 
 

@@ -22,9 +22,11 @@ from serving.reasons import Reasons
 from serving.rerank import Arranged, arrange
 from serving.rulebook import RuleBook, Ruled
 from serving.run import Run, Trace
-from serving.sources import Candidates, absent, blend
-from serving.surfaces import DEFAULT, FeatureNames, Surface
+from serving.showings import NOTHING_SHOWN, Nowhere, Showings, left_lying
+from serving.sources import Candidates, absent, blend, drawing_chances
+from serving.surfaces import DEFAULT, FeatureNames, Served, Surface
 from serving.telemetry import Telemetry
+from serving.told import told
 
 PINNED = "pinned"
 NO_MATCH = "search.no_match"
@@ -47,6 +49,7 @@ class Funnel:
     clock: Clock
     telemetry: Telemetry
     store: Guard = field(default_factory=lambda: Guard("online store"))
+    showings: Showings = field(default_factory=Nowhere)
     guards: Mapping[str, Guard] = field(init=False)
     """Of the sources that may wait."""
 
@@ -74,9 +77,11 @@ class Funnel:
         with self.telemetry.stage("rules"):
             ruled = self.rules.now()
         user = self._know(request, surface, trace)
+        user = told(user, request, self.bundle.catalogue, now_ms, seed_of(f"{trace.request_id} draw"))
         pins = ruled.pins(request.surface, now_ms)
-        proposals = self._asked_for(request) or self._propose(sources, surface, user, pins, trace)
-        candidates = blend(proposals)  # (n_candidates,)
+        quotas = surface.quotas(newcomer=not len(user.own))
+        proposals = self._asked_for(request) or self._propose(sources, quotas, user, pins, trace)
+        candidates = blend(proposals, surface.weights, drawing_chances(sources, quotas))  # (n_candidates,)
         filters = self._filters(request, surface, user, ruled, now_ms, trace)
         filters = filters if search is None else filters.within(search.allowed)
         removed = filters.removed_by(candidates.items)  # int16 (n_candidates,)
@@ -178,10 +183,11 @@ class Funnel:
         return {"include": items[items >= 0]}
 
     def _propose(
-        self, sources: Mapping[str, Source], surface: Surface, user: UserState, pins: Mapping[int, Ints], trace: Trace
-    ) -> Mapping[str, Ints]:
+        self, sources: Mapping[str, Source], quotas: Mapping[str, int], user: UserState, pins: Mapping[int, Ints],
+        trace: Trace,
+    ) -> Mapping[str, Ints]:  # fmt: skip
         """Ask those that may wait first, so that they work while the others are asked."""
-        asked = {name: _proposal(sources[name], user, n) for name, n in surface.sources.items()}
+        asked = {name: _proposal(sources[name], user, n) for name, n in quotas.items()}
         deadline = trace.deadline
         if deadline is not None:
             waiting = [name for name in asked if name in self.guards]
@@ -201,9 +207,22 @@ class Funnel:
         found = {"unavailable": among(unavailable), "excluded": among(catalogue.dense(sorted(request.exclude)))}
         if surface.seen == "hide":
             found["seen"] = among(user.seen)
+        if len(user.about):
+            found["about"] = among(user.about)
+        if surface.served is not None:
+            found["served"] = among(self._left_lying(surface.served, user, trace))
         return Filters(
             found | {name: marked(barred) for name, barred in ruled.removals(request.surface, now_ms).items()}
         )
+
+    def _left_lying(self, served: Served, user: UserState, trace: Trace) -> Ints:
+        shown = trace.attempt(
+            "served",
+            lambda: self.showings.since(user.user_id, user.now_ms - served.window_ms),
+            lambda: NOTHING_SHOWN,
+            self.store,
+        )
+        return left_lying(shown, served, user, self.bundle.catalogue)
 
     def _eligible(
         self, request: Request, candidates: Candidates, filters: Filters, removed: NDArray[np.int16], trace: Trace
@@ -314,6 +333,10 @@ class Funnel:
         return lambda: self.reasons.of(values, sources, attributes)
 
     def _log(self, run: Run) -> None:
+        windows = [one.served.window_ms for one in self.surfaces.values() if one.served is not None]
+        if self.surfaces[run.request.surface].served is not None:
+            shown = [item.item_id for item in run.ranked.items]
+            self.showings.note(run.request.user_id, run.ranked.request_id, shown, run.user.now_ms, max(windows))
         at_ms = self.clock.now_ms() if run.features is None else run.features.now
         item_ids = self.bundle.catalogue.ids[run.eligible.items].tolist()
         self.impressions.log(
@@ -360,6 +383,7 @@ def _extended(candidates: Candidates, spare: Ints) -> Candidates:
         ),
         np.concatenate([candidates.fused, np.zeros(extra, np.float32)]),
         (*candidates.names, "fill"),
+        candidates.chances,
     )
 
 

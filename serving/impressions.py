@@ -3,10 +3,12 @@
 A record is JSON, keyed by user. ``items`` are those shown, each with the exact vector its score came from and the
 probability that its place got it given the places above, whose product is the list's ``propensity``; ``others``
 is a sample of the candidates that were not, drawn evenly without replacement by a generator seeded with the request
-id, each with the ``probability`` of having been drawn. A feature that has no value is null. ``views`` tells what each
-view was asked for the logged rows: its entities, each once, and of each the instant it was read at, its newest event
-and, table by table, the marks of the events that were folded into it; ``rows`` has the place of each logged row's
-entity, the shown items first. By these marks ``headwater audit`` computes the same vectors from the archive.
+id, each with the ``probability`` of having been drawn. All of these are given the candidates: what only a source of
+exploration proposed was one with probability ``drawn``, which is 1 of every other item. A feature that has no value is
+null. ``views`` tells what each view was asked for the logged rows: its entities, each once, and of each the instant it
+was read at, its newest event and, table by table, the marks of the events that were folded into it; ``rows`` has the
+place of each logged row's entity, the shown items first. By these marks ``headwater audit`` computes the same vectors
+from the archive.
 
 While Kafka is away records go to a bounded file, and from there to Kafka, in order, once it is back; one that Kafka had
 taken without being able to say so is there twice then, with one ``request_id``.
@@ -246,6 +248,7 @@ def _row(impression: Impression, row: int) -> dict[str, Any]:
         "item_id": impression.item_ids[row],
         "score": float(impression.scores[row]),
         "sources": list(impression.candidates.of(row)),
+        "drawn": impression.candidates.drawn(row),
         "features": None if features is None else _numbers(features.values[row]),
     }
 

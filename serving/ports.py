@@ -25,6 +25,9 @@ class UserState:
 
     ``recent`` (n_recent,): distinct items, newest first, and ``recent_age_ms``, how long ago each was last. ``own``
     (n_own,): all that the user ever had, strongest habit first. Items are dense. ``held`` is what was read.
+
+    :func:`serving.told.told` adds what the request tells: ``about`` (n_about,), the items that the list is about, such
+    as a basket's, ``segment``, a value of the declared attribute of users, the clock, and a ``seed`` for what is drawn.
     """
 
     user_id: str
@@ -33,6 +36,19 @@ class UserState:
     own: Ints = field(default_factory=lambda: _NONE)
     recent_age_ms: Times = field(default_factory=lambda: _NO_TIMES)
     held: Entity | None = field(default=None, repr=False, compare=False)
+    about: Ints = field(default_factory=lambda: _NONE)
+    segment: str = ""
+    now_ms: int = 0
+    seed: int = 0
+
+    @property
+    def lately(self) -> tuple[Ints, Times]:
+        """What the request is about, as of now, then the recent items, each once, with their ages."""
+        if not len(self.about):
+            return self.recent, self.recent_age_ms
+        others = ~np.isin(self.recent, self.about)
+        ages = np.concatenate([np.zeros(len(self.about), np.int64), self.recent_age_ms[others]])
+        return np.concatenate([self.about, self.recent[others]]), ages
 
     @property
     def seen(self) -> Ints:

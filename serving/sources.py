@@ -1,13 +1,15 @@
 """Where candidates come from, and how their proposals become one list."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.ports import Encoder, Index, Ints, UserState
+from serving.ports import Encoder, Index, Ints, Source, UserState
 
 RRF = 60.0
 """Reciprocal rank fusion's constant: Cormack, Clarke and Buettcher, SIGIR 2009."""
@@ -15,16 +17,19 @@ RRF = 60.0
 
 @dataclass(frozen=True)
 class TwoTower:
-    """Items nearest to the user's vector; nothing for a user without number or history."""
+    """Items nearest to the user's vector; nothing for a user without number or history.
+
+    What the request is about counts as had just now.
+    """
 
     waits: ClassVar[bool] = False
     encoder: Encoder
     index: Index
 
     def propose(self, user: UserState, n: int) -> Ints:
-        if user.user < 0 and not len(user.recent):
-            return user.recent
-        recent, age_ms = user.recent, user.recent_age_ms
+        recent, age_ms = user.lately
+        if user.user < 0 and not len(recent):
+            return recent
         if not len(recent):
             recent, age_ms = np.full(1, -1, np.int32), np.zeros(1, np.int64)
         vector = self.encoder.encode(np.array([user.user], np.int32), recent[None, :], age_ms[None, :])
@@ -53,14 +58,26 @@ class Fixed:
         return self.items[:n]
 
 
+class Drawing(ABC):
+    """A source that draws what it proposes."""
+
+    @abstractmethod
+    def chance(self, n: int) -> float:
+        """How likely each item that it may propose is to be among the n that it proposes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Distinct items (n,); ``proposed`` bool (n, n_sources) in the order of ``names``; ``fused`` float32 (n,)."""
+    """Distinct items (n,); ``proposed`` bool (n, n_sources) in the order of ``names``; ``fused`` float32 (n,).
+
+    ``chances`` are of sources that draw: how likely each of a source's items was to be drawn.
+    """
 
     items: Ints
     proposed: NDArray[np.bool_]
     fused: NDArray[np.float32]
     names: tuple[str, ...]
+    chances: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -69,26 +86,44 @@ class Candidates:
         """Sources that proposed the item."""
         return tuple(name for name, here in zip(self.names, self.proposed[row], strict=True) if here)
 
+    def drawn(self, row: int) -> float:
+        """Probability that the item is a candidate: 1 unless only sources that draw proposed it."""
+        missed = [1.0 - self.chances.get(name, 1.0) for name in self.of(row)]
+        return 1.0 - prod(missed) if missed else 1.0
+
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Candidates":
         """Some of them, in the order of ``rows``."""
-        return Candidates(self.items[rows], self.proposed[rows], self.fused[rows], self.names)
+        return Candidates(self.items[rows], self.proposed[rows], self.fused[rows], self.names, self.chances)
 
 
-def blend(proposals: Mapping[str, Ints]) -> Candidates:
-    """Every proposed item once, in order of first proposal; ``fused`` adds 1 / (60 + place) over the sources."""
+def blend(
+    proposals: Mapping[str, Ints],
+    weights: Mapping[str, float] | None = None,
+    chances: Mapping[str, float] | None = None,
+) -> Candidates:
+    """Every proposed item once, in order of first proposal.
+
+    ``fused`` adds weight / (60 + place) over the sources, whose weight is 1 where none is given.
+    """
     names = tuple(proposals)
     flat = np.concatenate([np.empty(0, np.int32), *proposals.values()]).astype(np.int32)
     items, first, row = np.unique(flat, return_index=True, return_inverse=True)
     proposed = np.zeros((len(items), len(names)), np.bool_)
     fused = np.zeros(len(items), np.float32)
     start = 0
-    for column, proposal in enumerate(proposals.values()):
-        rows = row[start : start + len(proposal)]
+    for column, (name, proposal) in enumerate(proposals.items()):
+        rows, weight = row[start : start + len(proposal)], (weights or {}).get(name, 1.0)
         proposed[rows, column] = True
-        fused[rows] += (1.0 / (RRF + 1 + np.arange(len(proposal)))).astype(np.float32)
+        fused[rows] += (weight / (RRF + 1 + np.arange(len(proposal)))).astype(np.float32)
         start += len(proposal)
     order = np.argsort(first)
-    return Candidates(items[order], proposed[order], fused[order], names)
+    return Candidates(items[order], proposed[order], fused[order], names, chances or {})
+
+
+def drawing_chances(sources: Mapping[str, Source], quotas: Mapping[str, int]) -> dict[str, float]:
+    """How likely each item of the sources that draw was to be proposed."""
+    asked = {name: (sources[name], n) for name, n in quotas.items()}
+    return {name: source.chance(n) for name, (source, n) in asked.items() if isinstance(source, Drawing)}
 
 
 def absent(items: Ints, *unwanted: Sequence[int] | Ints) -> NDArray[np.bool_]:

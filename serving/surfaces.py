@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from headwater.declared import read_declared
 from serving.contracts import MAX_LIMIT
@@ -40,6 +40,26 @@ class Explore(_Strict):
     slot: int = Field(default=10, ge=1, le=MAX_LIMIT)
 
 
+class Served(_Strict):
+    """What was shown ``times`` times within so many ``minutes``, and not had since, is left out."""
+
+    times: int = Field(ge=1)
+    minutes: float = Field(gt=0, le=525_600)
+
+    @property
+    def window_ms(self) -> int:
+        return round(self.minutes * 60_000)
+
+
+class SourceSettings(_Strict):
+    """What the sources need to know."""
+
+    segment: str | None = None
+    """Attribute of users, a column of ``users.parquet``, by which there are segments."""
+    new_days: int = Field(default=28, ge=1)
+    """An item is new for so long after it was first seen."""
+
+
 class Surface(_Strict):
     """One place where lists are shown."""
 
@@ -50,9 +70,25 @@ class Surface(_Strict):
     caps: dict[str, Annotated[int, Field(ge=1)]] = {}
     explore: Explore = Explore()
     seen: Literal["keep", "hide"]
+    served: Served | None = None
     deadline_ms: int = Field(default=150, ge=1)
     """What a reply may take; a part that is not done by then is left out of it."""
     sources: dict[str, int]
+    newcomers: dict[str, int] = {}
+    """Asked besides where the user has no history."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Of the sources in the reciprocal rank fusion, 1 by default."""
+
+    @model_validator(mode="after")
+    def _weighs_its_sources(self) -> "Surface":
+        for name in self.weights:
+            if name not in self.sources and name not in self.newcomers:
+                raise ValueError(f"weights: {name} is no source of the surface")
+        return self
+
+    def quotas(self, newcomer: bool) -> dict[str, int]:
+        """How many candidates each source may propose to a user."""
+        return {**self.sources, **self.newcomers} if newcomer else self.sources
 
 
 _SEARCH = Surface(limit=10, diversity=0.0, seen="keep", sources={"bm25": 200, "popular": 100, "dense": 50})
@@ -71,6 +107,7 @@ class Surfaces(_Strict):
     """All of it."""
 
     features: FeatureNames
+    sources: SourceSettings = SourceSettings()
     surfaces: dict[str, Surface]
     reasons: tuple[Reason, ...] = ()
     source_reasons: dict[str, str] = {}

@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from headwater.online.keys import entity_key, other_keys, project_prefix, rest_of_key
+from headwater.online.keys import entity_key, other_keys, project_prefix, rest_of_key, showings_key
 from headwater.plan import FeaturePlan
 
 _FIELD_ID = 8
@@ -25,7 +25,7 @@ class Erased:
 def erase_entity(client: redis.Redis, plan: FeaturePlan, join_key: str, value: str) -> Erased:
     """Delete an entity from a project, on one server or on a cluster; what others have in common with it stays."""
     prefix = project_prefix(plan.project)
-    own = _erase_own(client, entity_key(prefix, join_key, value))
+    own = _erase_own(client, entity_key(prefix, join_key, value), showings_key(prefix, join_key, value))
     under_others = _Fields.of(plan, join_key)
     found = [own]
     if under_others.places:
@@ -35,9 +35,9 @@ def erase_entity(client: redis.Redis, plan: FeaturePlan, join_key: str, value: s
     return Erased(*(sum(getattr(one, name) for one in found) for name in ("keys", "fields", "unknown")))
 
 
-def _erase_own(client: Any, key: bytes) -> Erased:
+def _erase_own(client: Any, key: bytes, shown: bytes) -> Erased:
     fields = int(client.hlen(key))
-    return Erased(int(client.delete(key)), fields)
+    return Erased(int(client.delete(key)) + int(client.delete(shown)), fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,11 @@ def entity_key(prefix: bytes, join_key: str, value: str) -> bytes:
     return prefix + f"{join_key}={value}".encode()
 
 
+def showings_key(prefix: bytes, join_key: str, value: str) -> bytes:
+    """Key of what an entity was shown; by its hash tag it lies in the slot of the entity's values."""
+    return b"hw1-shown:{" + entity_key(prefix, join_key, value) + b"}"
+
+
 Key = tuple[str, ...]
 
 

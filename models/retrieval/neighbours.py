@@ -7,8 +7,9 @@ from typing import ClassVar
 import numpy as np
 from scipy import sparse
 
-from models.evaluation.metrics import Ints
+from models.evaluation.metrics import PAD, Ints
 from models.interactions import Interactions
+from models.neighbour_table import WIDTH, NeighbourTable
 from models.retrieval.popularity import below_zero
 from models.retrieval.protocol import ALL_OF_THEM, Float32s, faded, pairs, profiles
 
@@ -45,21 +46,37 @@ class ItemNeighbours:
     patience: ClassVar[int] = ALL_OF_THEM
 
     def fit(self, log: Interactions) -> _Scores:
-        had = pairs(log)
+        return _Scores(profiles(log, self.decay), self.similar(pairs(log)), below_zero(log))
+
+    def similar(self, had: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Each item's neighbours (n_items, n_items) from 1 where a user had an item (n_users, n_items)."""
         of_item = had.T.tocsr()
         roots = np.sqrt(np.asarray(had.sum(0), np.float32).ravel())
         rows = []
-        for begin in range(0, log.n_items, ITEMS_AT_A_TIME):
+        for begin in range(0, had.shape[1], ITEMS_AT_A_TIME):
             both = (of_item[begin : begin + ITEMS_AT_A_TIME] @ had).tocsr()
             item = begin + np.repeat(np.arange(both.shape[0]), np.diff(both.indptr))
             both.data /= roots[item] * roots[both.indices] + np.float32(self.shrink)
             both.data[item == both.indices] = 0
             rows.append(_kept(both, self.neighbours))
-        similar = sparse.vstack(rows).tocsr() if rows else sparse.csr_matrix((0, 0), dtype=np.float32)
-        return _Scores(profiles(log, self.decay), similar, below_zero(log))
+        return sparse.vstack(rows).tocsr() if rows else sparse.csr_matrix((0, 0), dtype=np.float32)
 
     def variants(self, log: Interactions) -> Iterator[tuple["ItemNeighbours", _Scores]]:
         return faded(self, log)
+
+
+def neighbour_table(log: Interactions, width: int = WIDTH) -> NeighbourTable:
+    """What :class:`ItemNeighbours` finds, as a table of so many of each item; users without a number tell nothing."""
+    known = log.user >= 0
+    log = Interactions(log.user[known], log.item[known], log.at_ms[known], log.n_users, log.n_items)
+    similar = ItemNeighbours(neighbours=width).similar(pairs(log))
+    items = np.full((log.n_items, width), PAD, np.int32)
+    scores = np.zeros((log.n_items, width), np.float32)
+    row = np.repeat(np.arange(log.n_items), np.diff(similar.indptr))
+    order = np.lexsort((similar.indices, -similar.data, row))
+    place = np.arange(len(order)) - similar.indptr[row]
+    items[row, place], scores[row, place] = similar.indices[order], similar.data[order]
+    return NeighbourTable(items, scores)
 
 
 def _kept(similar: sparse.csr_matrix, n: int) -> sparse.csr_matrix:

@@ -13,6 +13,7 @@ from support.archived import archive
 from headwater.errors import ConfigError, DataError, ModelError
 from headwater.settings import Settings
 from models import registry, training
+from models.arrivals import ALWAYS
 from models.bundle import load_bundle
 from models.comparison import compare_rankers, evaluate_rules
 from models.interactions import newest_ms, read_purchases
@@ -71,7 +72,7 @@ def trained(settings, home):
     rows.mkdir()
     habit = requests["from_buy_it_again"].cast(pa.float32())
     pq.write_table(requests.append_column("habit", habit), rows / "part-0.parquet")
-    return training.train_ranker(settings, SERVICE, created_ms=END + 5, known_until_ms=END, config=RANKER)
+    return training.train_ranker(settings, SERVICE, created_ms=END + 5, known_until_ms=END, config=RANKER, home=home)
 
 
 def test_the_bundle_says_where_it_comes_from(settings, trained):
@@ -95,6 +96,12 @@ def test_what_was_trained_is_what_is_loaded(settings, trained):
     assert bundle.popularity[-5:].tolist() == [0] * 5
     vector = bundle.encoder.encode(np.array([3], np.int32), np.array([[1, 2, -1]], np.int32))
     assert (bundle.index.search(vector, 5) >= 0).all()
+    tables = bundle.tables
+    assert (tables.neighbours.items[0] >= 0).any()
+    assert tables.first_seen[-5:].tolist() == [ALWAYS] * 5
+    assert (tables.first_seen[:N_ITEMS] >= 0).all()
+    assert tables.segments.users["age"].tolist()[:3] == ["2", "", ""]
+    assert len(tables.texts.vectors) == N_ITEMS + 5  # their names differ
 
 
 def test_a_second_training_names_its_parent_and_loses_to_nobody(settings, trained):
@@ -105,6 +112,8 @@ def test_a_second_training_names_its_parent_and_loses_to_nobody(settings, traine
     comparison = compare_rankers(training.paths_of(settings).rows, *bundles)
     assert comparison.gain.mean == 0
     assert not comparison.is_better
+    first, second = (bundle.tables.first_seen.tolist() for bundle in bundles)
+    assert first == second
 
 
 def test_bundles_of_different_features_are_not_compared(settings, trained):

@@ -54,6 +54,11 @@ def test_recommend_prints_one_object_or_a_table_with_names_and_reasons(served, v
     shown = runner.invoke(app, ["recommend", "--user", "u1"]).stdout
     assert "Item 5" in shown
     assert "bought 2" in shown
+    about = runner.invoke(app, ["recommend", "--user", "u1", "--context", "basket=i5,i7", "--json"])
+    assert not {"i5", "i7"} & {item["item_id"] for item in json.loads(about.stdout)["items"]}
+    wrong = runner.invoke(app, ["recommend", "--user", "u1", "--context", "basket"])
+    assert wrong.exit_code == 2
+    assert "--context" in wrong.stderr
 
 
 @pytest.mark.integration

@@ -1,0 +1,34 @@
+"""Since when there is each item, which a catalogue need not tell."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from models.interactions import Interactions
+
+ALWAYS = -1
+
+Instants = npt.NDArray[np.int64]
+
+
+def first_seen(
+    bought: Interactions, ids: npt.NDArray[np.object_], at_ms: int, before: Mapping[str, int] | None
+) -> Instants:
+    """When each item was first bought or, if it was not yet, first in a catalogue, epoch ms (n_items,).
+
+    Parameters
+    ----------
+    ids : (n_items,)
+    at_ms
+        Now: the time of what was not in the bundle before.
+    before
+        What this was for the items of the bundle before; without one, items not yet bought have been there ``ALWAYS``.
+    """
+    never = np.iinfo(np.int64).max
+    found = np.full(len(ids), never)
+    np.minimum.at(found, bought.item, bought.at_ms)
+    known = {} if before is None else before
+    other = ALWAYS if before is None else at_ms
+    earlier = np.fromiter((known.get(each, other) for each in ids.tolist()), np.int64, len(ids))
+    return np.where(found == never, earlier, np.where(earlier == ALWAYS, found, np.minimum(found, earlier)))
