@@ -1,7 +1,7 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +16,22 @@ from headwater.registry.manifest import load_plan
 from headwater.settings import Settings, addresses
 from models import bundle as bundles
 from models.heads import weigh
-from models.objectives import load_objectives
 from serving import rules
+from serving.aliases import champion
 from serving.asking import sought
 from serving.availability import StoredAvailability, Withdrawn
 from serving.funnel import Funnel
 from serving.guard import Guard
 from serving.impressions import Discard, ImpressionSink
-from serving.live import champion
 from serving.ports import Bundle, Floats, Ints
 from serving.reasons import Reasons
 from serving.rulebook import RuleBook
-from serving.search import SOURCES, Search
+from serving.search import Search
 from serving.sources import BuyItAgain, Fixed, TwoTower
 from serving.state import Remembering, StateReader
-from serving.surfaces import SEARCH, Surfaces, load_surfaces
+from serving.surfaces import SEARCH, Surfaces
 from serving.telemetry import Telemetry
+from serving.tuning import Tuning, read_tuning
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Builder:
     guard: Guard = field(default_factory=lambda: Guard("online store"))
     withdrawn: dict[str, Withdrawn] = field(default_factory=dict)
     """By project: a bundle that is loaded while the store is down knows what the one before it knew."""
+    tunings: dict[Path, Tuning] = field(default_factory=dict)
+    """By repository, as last read: while a file is being mended bundles can still be swapped."""
 
     def build(self, plan: FeaturePlan, folder: Path) -> Funnel:
         """Load a bundle and put it on the online store.
@@ -54,9 +56,11 @@ class Builder:
         ModelError
             The bundle is damaged or was trained on other features than are applied.
         ConfigError
-            ``surfaces.toml`` names a source or feature that there is not, or ``objectives.toml`` such a surface.
+            ``surfaces.toml`` names a source or feature that there is not, or another file such a surface.
         """
-        config = load_surfaces(Path(plan.repo))
+        repo = Path(plan.repo)
+        tuning = self._tuning(repo)
+        config = tuning.surfaces
         ranker = config.features.ranker
         loaded = bundles.load_bundle(folder, plan.schema_hash(ranker), plan.feature_hashes(ranker))
         names = plan.service(ranker).names
@@ -66,11 +70,9 @@ class Builder:
                 "has now. Train anew."
             )
         reader = OnlineReader(self.store, plan, self.clock)
-        weights = load_objectives(Path(plan.repo)).weights
-        bundle = replace(as_bundle(loaded), weighed=weigh(loaded.heads, weights))
-        _check(config, weights, bundle, plan)
-        return Funnel(
-            bundle=bundle,
+        _check(config, plan)
+        funnel = Funnel(
+            bundle=as_bundle(loaded),
             surfaces=config.surfaces,
             names=config.features,
             state=Remembering(StateReader(reader, config.features, loaded.users, loaded.items)),
@@ -83,6 +85,26 @@ class Builder:
             telemetry=self.telemetry,
             store=self.guard,
         )
+        return self._tuned(funnel, repo, tuning)
+
+    def _tuning(self, repo: Path) -> Tuning:
+        """What the repository's files say, or last said."""
+        try:
+            return read_tuning(repo)
+        except ConfigError:
+            if repo not in self.tunings:
+                raise
+            return self.tunings[repo]
+
+    def _tuned(self, funnel: Funnel, repo: Path, tuning: Tuning) -> Funnel:
+        try:
+            tuned = funnel.tuned(tuning.control)
+        except ConfigError:
+            if repo not in self.tunings:
+                raise
+            return funnel.tuned(self.tunings[repo].control)
+        self.tunings[repo] = tuning
+        return tuned
 
     def _withdrawn_of(self, project: str) -> Withdrawn:
         return self.withdrawn.setdefault(project, Withdrawn(self.store, project, self.guard))
@@ -145,6 +167,7 @@ def as_bundle(loaded: bundles.Bundle) -> Bundle:
         calibrate=loaded.calibrator,
         popular=popular,
         search=Search(loaded.items, loaded.words, loaded.index, loaded.popularity),
+        weigh=partial(weigh, loaded.heads),
     )
 
 
@@ -154,17 +177,7 @@ def _best_first(weights: Floats) -> Ints:
     return order[weights[order] > 0]
 
 
-def _check(config: Surfaces, weighed: Collection[str], bundle: Bundle, plan: FeaturePlan) -> None:
-    for surface in weighed:
-        if surface not in config.surfaces:
-            raise ConfigError(
-                f"objectives.toml: weights.{surface}: no such surface. Choose from {', '.join(config.surfaces)}."
-            )
-    for surface, wanted in config.surfaces.items():
-        known = SOURCES if surface == SEARCH else tuple(bundle.sources)
-        for source in wanted.sources:
-            if source not in known:
-                raise ConfigError(f"surfaces.{surface}.sources: {source!r} is unknown. Choose from {', '.join(known)}.")
+def _check(config: Surfaces, plan: FeaturePlan) -> None:
     own = plan.view(config.features.own)
     for feature in (config.features.own_weight, config.features.own_newest):
         if feature not in own.features:

@@ -174,7 +174,7 @@ def _ranked(reply: Any) -> Ranked:
         )
         for item in reply.items
     ]
-    return Ranked(reply.request_id, items, tuple(reply.degraded), reply.bundle_version)
+    return Ranked(reply.request_id, items, tuple(reply.degraded), reply.bundle_version, reply.variant)
 
 
 def _value(feature: Any) -> float | list[Any] | None:

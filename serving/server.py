@@ -82,7 +82,7 @@ class Server:
     def __init__(self, settings: Settings, parts: Parts) -> None:
         self._settings, self._parts = settings, parts
         self._health = health.HealthServicer()
-        self.live = Live(settings, parts.build, self._swapped)
+        self.live = Live(settings, parts.build, self._swapped, parts.telemetry)
         self.grpc = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="grpc"),
             interceptors=[Statuses(parts.telemetry)],

@@ -32,7 +32,7 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
         self._live = live
 
     def Recommend(self, request: Any, context: Any) -> Any:
-        recommender = self._live.recommender
+        recommender = self._live.of(request.user_id)
         asked = recommender.request(
             request.user_id, request.surface, request.limit,
             request.exclude_item_ids, request.include_item_ids, request.context,
@@ -44,14 +44,14 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
         return reply_of(ranked)
 
     def Search(self, request: Any, context: Any) -> Any:
-        ranked = self._live.recommender.search(
+        ranked = self._live.of(request.user_id).search(
             request.user_id, request.query, request.limit, request.exclude_item_ids, request.require, request.context,
             _patience(context),
         )  # fmt: skip
         return reply_of(ranked, self._live.now.behind)
 
     def Explain(self, request: Any, context: Any) -> Any:
-        recommender = self._live.recommender
+        recommender = self._live.of(request.user_id)
         asked = recommender.request(request.user_id, request.surface, request.limit)
         found = recommender.explain(asked, request.item_id)
         effects = [
@@ -122,7 +122,7 @@ def reply_of(ranked: Ranked, behind: bool = False) -> Any:
             for item in ranked.items
         ],
         degraded=[*ranked.degraded, *(("bundle",) if behind else ())],
-        bundle_version=ranked.bundle_version,
+        bundle_version=ranked.bundle_version, variant=ranked.variant,
     )  # fmt: skip
 
 

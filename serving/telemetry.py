@@ -1,4 +1,4 @@
-"""Prometheus metrics of one server process: calls, stages, degraded replies, impressions, the features read."""
+"""Prometheus metrics of one server process: calls, stages, degraded replies, lists, impressions, features read."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from headwater.log import get_logger
 from headwater.online.reader import ViewRead
 from serving.freshness import Freshness
 from serving.guard import LateError
+from serving.scores import Scores
 
 log = get_logger("serving")
 _QUIET_S = 10.0
@@ -47,7 +48,21 @@ class Telemetry:
         )
         self._freshness = Freshness()
         self.registry.register(self._freshness)
+        self._scores = Scores()
+        self.registry.register(self._scores)
         self._bundle = Gauge("headwater_bundle", "1 for the bundle that answers.", ["version"], registry=self.registry)
+        self._share = Gauge(
+            "headwater_variant_share", "Share of the users who see a variant, 0 to 1.", ["variant"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._refused = Gauge(
+            "headwater_settings_refused", "1 while a change of surfaces, objectives or variants is not taken.",
+            registry=self.registry,
+        )  # fmt: skip
+        self._shadow = Counter(
+            "headwater_shadow", "Lists for the shadow to score: scored, failed, dropped, late.", ["outcome"],
+            registry=self.registry,
+        )  # fmt: skip
 
     def call(self, method: str, code: str, seconds: float) -> None:
         """Count one answered call."""
@@ -81,6 +96,25 @@ class Telemetry:
     def features(self, reads: Mapping[str, ViewRead]) -> None:
         """Count what a request has read of the online store: ages by view, values and nulls by feature."""
         self._freshness.observe(reads)
+
+    def listed(self, surface: str, variant: str, scores: NDArray[np.float32]) -> None:
+        """Count a list and its candidates' scores (n,)."""
+        self._scores.observe(surface, variant, scores)
+
+    def shadow(self, outcome: str, lists: int = 1) -> None:
+        """Count lists that were meant for the shadow."""
+        if lists:
+            self._shadow.labels(outcome).inc(lists)
+
+    def shares(self, percents: Mapping[str, float]) -> None:
+        """Tell which variants there are from now on."""
+        self._share.clear()
+        for variant, percent in percents.items():
+            self._share.labels(variant).set(percent / 100)
+
+    def settings(self, refused: bool) -> None:
+        """Tell whether the files that people change are in force as they are."""
+        self._refused.set(refused)
 
     def impression(self, outcome: str) -> None:
         """Count an impression."""

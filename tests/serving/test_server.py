@@ -46,6 +46,9 @@ class Echo:
 
     version: str
 
+    def tuned(self, how) -> "Echo":
+        return self
+
     def request(self, user_id, surface="", limit=0, exclude=(), include=(), context=None):
         if not user_id:
             raise DataError("user_id: empty. Name who is asking.")
