@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from headwater.errors import DataError, HeadwaterError
+from headwater.errors import DataError, HeadwaterError, UnavailableError
 from headwater.events import BadRecord
 from serving.contracts import Ranked
 from serving.features import FeatureLookup, Value
@@ -23,6 +23,8 @@ MAX_REFUSALS = 100
 _IN_FLIGHT = 1000
 _WAY_BACK = 0.1
 """Share of a call's time that is kept for the reply's way to the caller."""
+_NOT_AGAIN = (("grpc-retry-pushback-ms", "-1"),)
+"""Tells the client's gRPC that the log has been tried for seconds already, so that the caller hears of it."""
 
 
 class RecommendationService(recommendation_pb2_grpc.RecommendationServiceServicer):
@@ -75,7 +77,11 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         if not request.HasField("event"):
             raise DataError("event: missing. Pass the event to track.")
         taken = self._tracker.take(request.event)
-        taken.delivery.result(DELIVERY_S + 1)
+        try:
+            taken.delivery.result(DELIVERY_S + 1)
+        except UnavailableError:
+            context.set_trailing_metadata(_NOT_AGAIN)
+            raise
         return event_pb2.TrackReply(event_id=taken.event.event_id, ingest_time=taken.ingest_ms)
 
     def TrackStream(self, request_iterator: Any, context: Any) -> Any:
