@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     grpc_port: int = 18980
     metrics_port: int = 18981
     stream_metrics_port: int = 18982
+    otlp: str | None = None
     partitions: int = 2
     kafka_heap_mb: int = 384
     flink_heap_mb: int = 1200

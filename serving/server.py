@@ -45,6 +45,7 @@ from serving.proto.headwater.v1 import (
 )
 from serving.services import EventService, FeatureService, RecommendationService
 from serving.status import Statuses
+from serving.tracing import tracing_to
 from serving.tracking import KafkaLog, Tracker
 
 log = get_logger("serving")
@@ -164,7 +165,7 @@ def serve(settings: Settings) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    measured = telemetry.Telemetry()
+    measured = telemetry.Telemetry(tracing_to(settings.otlp))
     server = Server(settings, production(settings, measured))
     _expose(settings, measured)
     server.start()
@@ -172,6 +173,8 @@ def serve(settings: Settings) -> None:
     ended.wait()
     ready_path(settings, "serve").unlink(missing_ok=True)
     server.close()
+    if measured.tracing is not None:
+        measured.tracing.close()
     log.info("drained")
 
 

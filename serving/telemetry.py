@@ -1,4 +1,4 @@
-"""Prometheus metrics of one server process: calls, stages, degraded replies, lists, impressions, features read."""
+"""What one server process tells of itself: Prometheus metrics, and traces where they are wanted."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +14,7 @@ from headwater.online.reader import ViewRead
 from serving.freshness import Freshness
 from serving.guard import LateError
 from serving.scores import Scores
+from serving.tracing import Tracing
 
 log = get_logger("serving")
 _QUIET_S = 10.0
@@ -23,7 +24,8 @@ _BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.0
 class Telemetry:
     """Owns its registry, so that two servers in one test process do not share counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracing: Tracing | None = None) -> None:
+        self.tracing = tracing
         self.registry = CollectorRegistry()
         self._quiet_until: dict[str, float] = {}
         self._calls = Counter("headwater_calls", "gRPC calls answered.", ["method", "code"], registry=self.registry)
@@ -74,7 +76,11 @@ class Telemetry:
         """Time a stage, also when it fails."""
         started = time.perf_counter()
         try:
-            yield
+            if self.tracing is None:
+                yield
+            else:
+                with self.tracing.stage(name):
+                    yield
         finally:
             self._stage_seconds.labels(name).observe(time.perf_counter() - started)
 
