@@ -4,7 +4,7 @@ import math
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.errors import ConfigError
@@ -35,6 +35,7 @@ def dealt_slowly(shares: dict[str, float], at: float) -> str:
 
 
 @given(st.lists(st.integers(0, 100), max_size=6).filter(lambda shares: sum(shares) <= 100), st.text(min_size=1))
+@settings(deadline=None)
 def test_a_user_is_where_a_walk_from_both_ends_finds_them(drawn, user):
     shares = {f"v{n}": float(share) for n, share in enumerate(drawn)}
     held = experiment(**shares)
@@ -57,6 +58,7 @@ two = st.tuples(st.floats(0, 50), st.floats(0, 50))
 
 
 @given(two, two, st.text(min_size=1))
+@settings(deadline=None)
 def test_who_sees_a_variant_goes_on_seeing_it_while_its_share_grows(before, after, user):
     """Whatever becomes of the other one, and in every order of ramping up and down."""
     old, new = (experiment(a=a, b=b) for a, b in (before, after))
@@ -131,6 +133,7 @@ def test_a_ramp_changes_the_shares_and_nothing_else(tmp_path):
 
 
 @given(st.integers(0, 100), st.integers(0, 100))
+@settings(deadline=None)
 def test_a_ramp_is_read_back_as_it_was_asked_for(tmp_path_factory, first, second):
     folder = tmp_path_factory.mktemp("repo")
     ramp(folder, {"challenger": first})
