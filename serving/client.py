@@ -60,7 +60,7 @@ _OPTIONS = (
 
 def _waiting(build: Callable[P, Call[T]]) -> Callable[Concatenate["Client", P], T]:
     @wraps(build)
-    def method(self: "Client", *args: P.args, **kwargs: P.kwargs) -> T:
+    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._send(build(*args, **kwargs))
 
     return method
@@ -68,7 +68,7 @@ def _waiting(build: Callable[P, Call[T]]) -> Callable[Concatenate["Client", P], 
 
 def _awaiting(build: Callable[P, Call[T]]) -> Callable[Concatenate["AsyncClient", P], Awaitable[T]]:
     @wraps(build)
-    async def method(self: "AsyncClient", *args: P.args, **kwargs: P.kwargs) -> T:
+    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._send(build(*args, **kwargs))
 
     return method

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from structlog.contextvars import get_contextvars
 
+from headwater.log import REQUEST_ID
 from headwater.online.reader import Matrix
 from serving.contracts import Ranked, Request
 from serving.filters import Filters
@@ -28,7 +28,7 @@ def new_request_id() -> str:
 
 def request_id() -> str:
     """The name of the call that this thread answers, which its log lines carry; a new one outside of any."""
-    return str(get_contextvars().get("request_id") or new_request_id())
+    return REQUEST_ID.get() or new_request_id()
 
 
 @dataclass

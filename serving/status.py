@@ -21,10 +21,9 @@ from functools import wraps
 from typing import Any, NoReturn
 
 import grpc
-from structlog.contextvars import bound_contextvars
 
 from headwater.errors import DataError, HeadwaterError, ResourceError, UnavailableError
-from headwater.log import get_logger
+from headwater.log import REQUEST_ID, get_logger
 from serving.run import new_request_id, request_id
 from serving.telemetry import Telemetry
 from serving.tracing import ended
@@ -98,12 +97,15 @@ class Statuses(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no typ
                 ended(span, code)
 
         def named(request: Any, context: Any) -> Any:
-            with bound_contextvars(request_id=new_request_id()):
+            token = REQUEST_ID.set(new_request_id())
+            try:
                 tracing = self._telemetry.tracing
                 if tracing is None:
                     return answer(request, context)
                 with tracing.call(method, request_id(), dict(context.invocation_metadata())) as span:
                     return answer(request, context, span)
+            finally:
+                REQUEST_ID.reset(token)
 
         return named
 

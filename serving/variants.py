@@ -25,7 +25,7 @@ alone: ARCHITECTURE.md.)
 import hashlib
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -120,6 +120,7 @@ def point(experiment: str, user_id: str) -> float:
     return (int.from_bytes(digest, "little") >> 11) / (1 << 53)
 
 
+@lru_cache(maxsize=16)
 def _salt(experiment: str) -> bytes:
     """A key for the hash, which takes 64 bytes at most."""
     return hashlib.blake2b(experiment.encode(), digest_size=32).digest()

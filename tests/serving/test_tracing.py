@@ -1,5 +1,6 @@
 """Traces: a span a call in the caller's trace, one a stage in it, sent by OTLP; none where none are wanted."""
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -13,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from headwater.errors import ConfigError
+from headwater.log import configure_logging, get_logger
 from headwater.settings import addresses
 from serving import run, telemetry
 from serving.proto.headwater.v1 import recommendation_pb2, recommendation_pb2_grpc
@@ -75,12 +77,12 @@ def test_a_call_without_a_trace_begins_one_and_a_refusal_is_no_failure_of_the_se
     assert call.status.status_code is StatusCode.UNSET
 
 
-def test_what_is_logged_of_a_call_has_its_request_id(ask, monkeypatch):
-    logged = []
-    monkeypatch.setattr(telemetry.log, "warning", lambda event, **fields: logged.append((event, run.request_id())))
+def test_what_is_logged_of_a_call_has_its_request_id(ask, capsys, monkeypatch):
+    configure_logging("info")
+    monkeypatch.setattr(telemetry, "log", get_logger("serving"))
     reply = ask(Telemetry(), "u1")
-    assert logged
-    assert set(logged) == {("degraded", reply.request_id)}
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    assert {line["request_id"] for line in lines if line["event"] == "degraded"} == {reply.request_id}
     assert run.request_id() != run.request_id()  # outside of a call each has its own
 
 
