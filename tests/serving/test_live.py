@@ -274,3 +274,11 @@ def test_a_shadow_is_held_beside_the_champion_and_ends_with_its_alias(live, prom
     live.refresh()
     assert live.now.shadow is None
     assert shadow._closed.is_set()
+
+
+def test_a_shadow_that_does_not_fit_the_settings_is_left_out_and_they_are_taken(live, promote, shelf, told):
+    shelf.poor.add("v2")
+    promote("v1", shadow="v2")
+    assert live.refresh()
+    assert (live.recommender.version, live.now.shadow) == ("v1", None)
+    assert told.registry.get_sample_value("headwater_settings_refused") == 0
