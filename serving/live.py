@@ -202,6 +202,8 @@ class Live:
         held = {champion: self._bundle(plan, basis, champion)}
         self._bundles = {key: one for key, one in self._bundles.items() if key in ((basis, champion), (basis, beside))}
         if beside is not None and beside not in held:
+            if (basis, beside) not in self._bundles:  # which takes a while
+                self._publish(_dealt(plan, tuning, _Pair(held[champion]), self._telemetry))
             try:
                 held[beside] = self._bundle(plan, basis, beside)
             except Exception as error:

@@ -158,9 +158,16 @@ def test_two_bundles_are_in_memory_at_most(settings, promote, experiment):
     promote("v3", challenger="v4", shadow="v5")
     live.refresh()
     assert [before for before, _ in held] == [0, 1, 1, 1]
-    assert held[2][1] == {("champion", "v1", ()), ("challenger", "v1", ("variant.challenger",))}
+    assert [seen for _, seen in held] == [
+        set(), everyone_on("v1"), everyone_on("v1"), everyone_on("v3"),
+    ]  # fmt: skip
     assert versions(live) == {("champion", "v3", ()), ("challenger", "v4", ())}
     assert live.now.shadow is None
+
+
+def everyone_on(version):
+    """Users of the challenger too, who are told."""
+    return {("champion", version, ()), ("challenger", version, ("variant.challenger",))}
 
 
 def test_while_the_champion_is_damaged_the_one_before_follows_the_files(live, promote, experiment, settings, shelf):
