@@ -32,7 +32,7 @@ def measure(size: float) -> Sequence[Measure]:
         offered = pipeline.offered(settings, task.data, task.users, task.at_ms)
     kinds = task.data.items.codes["category"]
     plain = lists(offered, len(task.users), "mmr", 0.0)
-    found = []
+    found: list[Measure] = []
     for method in METHODS:
         for strength in STRENGTHS:
             name = f"{method.upper()} {strength:g}"
