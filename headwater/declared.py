@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,10 +29,34 @@ def read_declared(source: Readable | Path, model: type[Declared]) -> Declared:
     FileNotFoundError
         There is none.
     """
+    return parse_declared(source.read_text(), model, source)
+
+
+def parse_declared(text: str, model: type[Declared], source: object) -> Declared:
+    """Hold a text to a model; ``source`` is what an error names.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`read_declared`.
+    """
     try:
-        return model.model_validate(tomllib.loads(source.read_text()))
+        held = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not TOML, {error}. Mend that line.") from None
+    return held_to(held, model, source)
+
+
+def held_to(held: Any, model: type[Declared], source: object) -> Declared:
+    """Hold what has been read to a model.
+
+    Raises
+    ------
+    ConfigError
+        A field is unknown, out of bounds or contradicts another.
+    """
+    try:
+        return model.model_validate(held)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "whole"

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     metrics_port: int = 18981
     serve_workers: int = Field(default=1, ge=1, le=256)
     stream_metrics_port: int = 18982
+    otlp: str | None = None
     partitions: int = 2
     kafka_heap_mb: int = 384
     flink_heap_mb: int = 1200

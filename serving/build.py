@@ -1,7 +1,8 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import redis
@@ -16,9 +17,9 @@ from headwater.registry.manifest import load_plan
 from headwater.settings import Settings, addresses
 from models import bundle as bundles
 from models.heads import weigh
-from models.objectives import load_objectives
 from models.trends import best_first
 from serving import rules
+from serving.aliases import champion
 from serving.asking import sought
 from serving.availability import StoredAvailability, Withdrawn
 from serving.bundled import sources_of, tell_idle
@@ -26,15 +27,15 @@ from serving.funnel import Funnel
 from serving.guard import Guard
 from serving.hydration import Hydration, mirrored
 from serving.impressions import Discard, ImpressionSink
-from serving.live import champion
 from serving.ports import Bundle
 from serving.reasons import Reasons
 from serving.rulebook import RuleBook
-from serving.search import SOURCES, Search
+from serving.search import Search
 from serving.showings import StoredShowings
 from serving.state import Remembering, StateReader
-from serving.surfaces import SEARCH, FeatureNames, SourceSettings, Surfaces, load_surfaces
+from serving.surfaces import SEARCH, FeatureNames, SourceSettings, Surfaces
 from serving.telemetry import Telemetry
+from serving.tuning import Tuning, read_tuning
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Builder:
     """Where what the processes of a server share may lie; without one each request asks the store for its items."""
     records: bool = True
     """Whether what is recommended is shown to somebody, and remembered as that."""
+    tunings: dict[Path, Tuning] = field(default_factory=dict)
+    """By repository, as last read: while a file is being mended bundles can still be swapped."""
 
     def build(self, plan: FeaturePlan, folder: Path) -> Funnel:
         """Load a bundle and put it on the online store.
@@ -61,9 +64,11 @@ class Builder:
         ModelError
             The bundle is damaged or was trained on other features than are applied.
         ConfigError
-            ``surfaces.toml`` names a source or feature that there is not, or ``objectives.toml`` such a surface.
+            ``surfaces.toml`` names a source or feature that there is not, or another file such a surface.
         """
-        config = load_surfaces(Path(plan.repo))
+        repo = Path(plan.repo)
+        tuning = self._tuning(repo)
+        config = tuning.surfaces
         ranker = config.features.ranker
         loaded = bundles.load_bundle(folder, plan.schema_hash(ranker), plan.feature_hashes(ranker))
         names = plan.service(ranker).names
@@ -73,12 +78,11 @@ class Builder:
                 "has now. Train anew."
             )
         reader = OnlineReader(self.store, plan, self.clock)
-        weights = load_objectives(Path(plan.repo)).weights
-        bundle = replace(as_bundle(loaded, config.sources), weighed=weigh(loaded.heads, weights))
-        _check(config, weights, bundle, plan)
+        _check(config, plan)
+        bundle = as_bundle(loaded, config.sources)
         wanted = [name for surface in config.surfaces.values() for name in surface.quotas(newcomer=True)]
         tell_idle(bundle.version, bundle.sources, wanted)
-        return Funnel(
+        funnel = Funnel(
             bundle=bundle,
             surfaces=config.surfaces,
             names=config.features,
@@ -93,6 +97,26 @@ class Builder:
             store=self.guard,
             showings=StoredShowings(self.store, plan.project, config.features.user, self.guard, self.records),
         )
+        return self._tuned(funnel, repo, tuning)
+
+    def _tuning(self, repo: Path) -> Tuning:
+        """What the repository's files say, or last said."""
+        try:
+            return read_tuning(repo)
+        except ConfigError:
+            if repo not in self.tunings:
+                raise
+            return self.tunings[repo]
+
+    def _tuned(self, funnel: Funnel, repo: Path, tuning: Tuning) -> Funnel:
+        try:
+            tuned = funnel.tuned(tuning.control)
+        except ConfigError:
+            if repo not in self.tunings:
+                raise
+            return funnel.tuned(self.tunings[repo].control)
+        self.tunings[repo] = tuning
+        return tuned
 
     def _items(self, plan: FeaturePlan, names: FeatureNames, ids: Sequence[str]) -> Mirror | None:
         if self.run_dir is None:
@@ -160,20 +184,11 @@ def as_bundle(loaded: bundles.Bundle, sources: SourceSettings) -> Bundle:
         calibrate=loaded.calibrator,
         popular=best_first(loaded.popularity),
         search=Search(loaded.items, loaded.words, loaded.index, loaded.popularity),
+        weigh=partial(weigh, loaded.heads),
     )
 
 
-def _check(config: Surfaces, weighed: Collection[str], bundle: Bundle, plan: FeaturePlan) -> None:
-    for surface in weighed:
-        if surface not in config.surfaces:
-            raise ConfigError(
-                f"objectives.toml: weights.{surface}: no such surface. Choose from {', '.join(config.surfaces)}."
-            )
-    for surface, wanted in config.surfaces.items():
-        known = SOURCES if surface == SEARCH else tuple(bundle.sources)
-        for source in wanted.quotas(newcomer=True):
-            if source not in known:
-                raise ConfigError(f"surfaces.{surface}.sources: {source!r} is unknown. Choose from {', '.join(known)}.")
+def _check(config: Surfaces, plan: FeaturePlan) -> None:
     own = plan.view(config.features.own)
     for feature in (config.features.own_weight, config.features.own_newest):
         if feature not in own.features:

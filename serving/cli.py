@@ -1,4 +1,4 @@
-"""``headwater serve``, ``recommend``, ``search`` and ``features``; the last three ask the running server."""
+"""``headwater serve`` and ``ramp``, and what asks the running server: ``recommend``, ``search``, ``features``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,6 +40,27 @@ def serve(
     configure_logging("info")
     settings = _settings(repo)
     run(settings if workers is None else settings.model_copy(update={"serve_workers": workers}))
+
+
+def ramp(
+    shares: Annotated[
+        list[str] | None, typer.Argument(help="Variant and percent of the users.", metavar="[VARIANT=PERCENT]...")
+    ] = None,
+    repo: RepoOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater ramp challenger=25
+
+    Let so many users see a variant of variants.toml; the first variant takes what the others leave. Running servers
+    follow within a second, and who saw a variant that grows goes on seeing it. Without shares: those of now.
+    """
+    from serving import variants
+
+    folder = _settings(repo).repo
+    asked = dict(_pair(one, "SHARES", "challenger=25") for one in shares or ())
+    wanted = {name: _number(name, share, "SHARES") for name, share in asked.items()}
+    held = variants.ramp(folder, wanted) if wanted else variants.load_experiment(folder)
+    emit({"experiment": held.experiment, "shares": held.shares}, as_json, "Variants")
 
 
 def recommend(
@@ -193,7 +214,7 @@ def _users(settings: Any, file: Path | None) -> list[str]:
     import pyarrow.parquet as pq
 
     from headwater.errors import DataError, ModelError
-    from serving.live import champion
+    from serving.aliases import champion
 
     if file is None:
         version = champion(settings)
@@ -215,6 +236,7 @@ def as_dict(ranked: Any) -> dict[str, Any]:
         "items": [asdict(item) for item in ranked.items],
         "degraded": list(ranked.degraded),
         "bundle_version": ranked.bundle_version,
+        "variant": ranked.variant,
     }
 
 
@@ -284,8 +306,8 @@ def _pair(text: str, option: str, example: str = "user_id=42") -> tuple[str, str
     return key, value
 
 
-def _number(name: str, text: str) -> float:
+def _number(name: str, text: str, option: str = "--input") -> float:
     try:
         return float(text)
     except ValueError:
-        raise typer.BadParameter(f"{name}={text!r} is not a number.", param_hint="--input") from None
+        raise typer.BadParameter(f"{name}={text!r} is not a number.", param_hint=option) from None

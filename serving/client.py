@@ -1,38 +1,77 @@
-"""A small typed client: strings and plain objects, errors of :mod:`headwater.errors`."""
+"""Small typed clients, one that waits and one for asyncio: plain objects, errors of :mod:`headwater.errors`.
+
+Both have the methods of :mod:`serving.calls`. A call that finds the server or a part ``UNAVAILABLE`` is sent again by
+gRPC, after a pause that is drawn and grows, as long as the call has time left; a stream of events is sent once.
+"""
 
 # mypy: allow-untyped-calls
 # (grpc generates its stubs without types)
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Awaitable, Callable
+from functools import wraps
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
+import grpc.aio
 
 from headwater.errors import DataError, HeadwaterError, ModelError, UnavailableError
-from headwater.events import Event
-from serving.contracts import Explanation, Moved, Ranked, RankedItem
-from serving.proto.headwater.v1 import (
-    event_pb2,
-    event_pb2_grpc,
-    feature_pb2,
-    feature_pb2_grpc,
-    recommendation_pb2,
-    recommendation_pb2_grpc,
+from serving import calls
+from serving.calls import Call, Features, message_of
+from serving.proto.headwater.v1 import event_pb2_grpc, feature_pb2_grpc, recommendation_pb2_grpc
+
+__all__ = ["AsyncClient", "Client", "Features", "message_of"]
+P = ParamSpec("P")
+T = TypeVar("T")
+TIMEOUT_S = 10.0
+_SERVICES = (
+    recommendation_pb2_grpc.RecommendationServiceStub,
+    event_pb2_grpc.EventServiceStub,
+    feature_pb2_grpc.FeatureServiceStub,
+)
+_SENT_AGAIN = (
+    {"service": "headwater.v1.RecommendationService"},
+    {"service": "headwater.v1.FeatureService"},
+    {"service": "headwater.v1.EventService", "method": "Track"},
+)
+_CONFIG = {
+    "methodConfig": [
+        {
+            "name": _SENT_AGAIN,
+            "retryPolicy": {
+                "maxAttempts": 5,  # gRPC allows no more
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},  # a server that is down is not asked ever more
+}
+_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config", json.dumps(_CONFIG)),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
-TIMEOUT_S = 10.0
+
+def _waiting(build: Callable[P, Call[T]]) -> Callable[Concatenate["Client", P], T]:
+    @wraps(build)
+    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._send(build(*args, **kwargs))
+
+    return method
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
-    """Values by name in the service's order, the instant they hold at (epoch ms), whether any view was found."""
+def _awaiting(build: Callable[P, Call[T]]) -> Callable[Concatenate["AsyncClient", P], Awaitable[T]]:
+    @wraps(build)
+    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._send(build(*args, **kwargs))
 
-    values: Mapping[str, float | list[Any] | None]
-    at: int
-    found: bool
+    return method
 
 
 class Client:
@@ -42,13 +81,19 @@ class Client:
     yet, :class:`UnavailableError` where a part or the server itself is down.
     """
 
+    recommend = _waiting(calls.recommend)
+    search = _waiting(calls.search)
+    similar = _waiting(calls.similar)
+    explain = _waiting(calls.explain)
+    track = _waiting(calls.track)
+    track_many = _waiting(calls.track_many)
+    features = _waiting(calls.features)
+
     def __init__(self, address: str, timeout_s: float = TIMEOUT_S) -> None:
         self._address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
-        self._recommendations = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)
-        self._events = event_pb2_grpc.EventServiceStub(self._channel)
-        self._features = feature_pb2_grpc.FeatureServiceStub(self._channel)
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._methods = _methods(self._channel)
 
     def __enter__(self) -> "Client":
         return self
@@ -62,125 +107,64 @@ class Client:
         """End the channel."""
         self._channel.close()
 
-    def recommend(
-        self,
-        user_id: str,
-        surface: str = "",
-        limit: int = 0,
-        exclude: Sequence[str] = (),
-        include: Sequence[str] = (),
-        context: Mapping[str, str] | None = None,
-    ) -> Ranked:
-        """Return the user's list, best first."""
-        return _ranked(self._call(self._recommendations.Recommend, recommendation_pb2.RecommendRequest(
-            user_id=user_id, surface=surface, limit=limit, exclude_item_ids=exclude, include_item_ids=include,
-            context=context or {},
-        )))  # fmt: skip
-
-    def search(
-        self,
-        user_id: str,
-        query: str,
-        limit: int = 0,
-        exclude: Sequence[str] = (),
-        require: Mapping[str, str] | None = None,
-        context: Mapping[str, str] | None = None,
-    ) -> Ranked:
-        """Return what matches a text, of the items that have the required attributes."""
+    def _send(self, call: Call[T]) -> T:
         try:
-            request = recommendation_pb2.SearchRequest(
-                user_id=user_id, query=query, limit=limit, exclude_item_ids=exclude, require=require or {},
-                context=context or {},
-            )  # fmt: skip
-        except UnicodeEncodeError as error:
-            raise DataError(f"search: {error.object[:80]!r} is not text, {error.reason}. Leave them out.") from None
-        return _ranked(self._call(self._recommendations.Search, request))
-
-    def similar(self, item_id: str, limit: int = 10) -> Ranked:
-        """Return the item's neighbours, nearest first."""
-        request = recommendation_pb2.SimilarRequest(item_id=item_id, limit=limit)
-        return _ranked(self._call(self._recommendations.Similar, request))
-
-    def explain(self, user_id: str, item_id: str, surface: str = "", limit: int = 0) -> Explanation:
-        """Why an item is in the user's list now, or why not."""
-        reply = self._call(self._recommendations.Explain, recommendation_pb2.ExplainRequest(
-            user_id=user_id, item_id=item_id, surface=surface, limit=limit
-        ))  # fmt: skip
-        moved = tuple(
-            Moved(one.name, one.value if one.HasField("value") else math.nan, one.contribution)
-            for one in reply.features
-        )  # fmt: skip
-        return Explanation(item_id, reply.stage, reply.position, tuple(reply.lines), moved)
-
-    def track(self, event: Event) -> int:
-        """Send one event and return its ingest time, epoch ms; safe to repeat with the same ``event_id``."""
-        return int(self._call(self._events.Track, event_pb2.TrackRequest(event=message_of(event))).ingest_time)
-
-    def track_many(self, events: Iterable[Event]) -> tuple[int, list[str]]:
-        """Stream events; how many were taken, and why the first hundred of the others were not."""
-        requests = (event_pb2.TrackRequest(event=message_of(event)) for event in events)
-        reply = self._call(self._events.TrackStream, requests)
-        return reply.accepted, [f"{refusal.index}: {refusal.reason}, {refusal.detail}" for refusal in reply.refusals]
-
-    def features(
-        self,
-        service: str,
-        entities: Mapping[str, str],
-        at: int | None = None,
-        request: Mapping[str, float] | None = None,
-    ) -> Features:
-        """Return the features of one entity or combination of entities."""
-        reply = self._call(self._features.GetFeatures, feature_pb2.GetFeaturesRequest(
-            service=service, entities=entities, at=at, request=request or {}
-        ))  # fmt: skip
-        return Features({feature.name: _value(feature) for feature in reply.features}, reply.at, reply.found)
-
-    def _call(self, method: Any, request: Any) -> Any:
-        try:
-            return method(request, timeout=self._timeout_s)
+            return call.read(self._methods[call.method](call.request, timeout=self._timeout_s))
         except grpc.RpcError as error:
-            raise self._told(error) from None
-
-    def _told(self, error: Any) -> HeadwaterError:
-        code, details = error.code(), error.details() or ""
-        if code is grpc.StatusCode.INVALID_ARGUMENT:
-            return DataError(details)
-        if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED):
-            return ModelError(details)
-        if code is grpc.StatusCode.INTERNAL:
-            return HeadwaterError(details)
-        if "headwater" in details:  # the server's own words
-            return UnavailableError(details)
-        return UnavailableError(
-            f"server at {self._address}: {code.name.lower()}, {details[:160] or 'no details'}. "
-            "Start it with headwater up or headwater serve."
-        )
+            raise _told(error, self._address) from None
 
 
-def message_of(event: Event) -> Any:
-    """Protobuf of an event."""
-    optional = ("item_id", "session_id", "request_id", "position", "value")
-    given = {name: getattr(event, name) for name in optional if getattr(event, name) is not None}
-    return event_pb2.Event(
-        event_id=event.event_id, event_type=event.event_type, event_time=event.event_time, user_id=event.user_id,
-        context=event.context, **given,
-    )  # fmt: skip
+class AsyncClient:
+    """As :class:`Client`, for asyncio: ``async with AsyncClient(address) as client: await client.recommend("42")``."""
+
+    recommend = _awaiting(calls.recommend)
+    search = _awaiting(calls.search)
+    similar = _awaiting(calls.similar)
+    explain = _awaiting(calls.explain)
+    track = _awaiting(calls.track)
+    track_many = _awaiting(calls.track_many)
+    features = _awaiting(calls.features)
+
+    def __init__(self, address: str, timeout_s: float = TIMEOUT_S) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._methods = _methods(self._channel)
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the channel."""
+        await self._channel.close()
+
+    async def _send(self, call: Call[T]) -> T:
+        try:
+            return call.read(await self._methods[call.method](call.request, timeout=self._timeout_s))
+        except grpc.RpcError as error:
+            raise _told(error, self._address) from None
 
 
-def _ranked(reply: Any) -> Ranked:
-    items = [
-        RankedItem(
-            item.item_id, item.score, item.position, tuple(item.sources), tuple(item.reasons), dict(item.attributes)
-        )
-        for item in reply.items
-    ]
-    return Ranked(reply.request_id, items, tuple(reply.degraded), reply.bundle_version)
+def _methods(channel: Any) -> dict[str, Any]:
+    return {name: method for stub in _SERVICES for name, method in vars(stub(channel)).items()}
 
 
-def _value(feature: Any) -> float | list[Any] | None:
-    kind = feature.WhichOneof("value")
-    if kind is None:
-        return None
-    if kind == "number":
-        return float(feature.number)
-    return [entry.text if entry.WhichOneof("value") == "text" else entry.number for entry in feature.list.entries]
+def _told(error: Any, address: str) -> HeadwaterError:
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return DataError(details)
+    if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED):
+        return ModelError(details)
+    if code is grpc.StatusCode.INTERNAL:
+        return HeadwaterError(details)
+    if "headwater" in details:  # the server's own words
+        return UnavailableError(details)
+    return UnavailableError(
+        f"server at {address}: {code.name.lower()}, {details[:160] or 'no details'}. "
+        "Start it with headwater up or headwater serve."
+    )

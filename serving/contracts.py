@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from serving.ports import Floats
+    from serving.tuning import Tuned
 
 MAX_LIMIT = 1000
 
@@ -38,12 +42,16 @@ class RankedItem:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A reply: best first, at most ``limit``, no item twice; ``degraded`` names the stages that fell back."""
+    """A reply: best first, at most ``limit``, no item twice; ``degraded`` names the stages that fell back.
+
+    ``variant``: what the user was dealt, also where something else had to stand in for it.
+    """
 
     request_id: str
     items: Sequence[RankedItem]
     degraded: tuple[str, ...]
     bundle_version: str
+    variant: str = "champion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,20 @@ class Recommender(Protocol):
     @property
     def version(self) -> str:
         """Of the bundle that ranks."""
+        ...
+
+    def tuned(self, how: "Tuned") -> "Recommender":
+        """The same bundle with other settings; neither is changed by the other.
+
+        Raises
+        ------
+        ConfigError
+            They name what the bundle does not have.
+        """
+        ...
+
+    def score(self, surface: str, features: "Floats") -> "Floats":
+        """What the bundle makes of candidates (n,) from their features (n, n_features), as lists tell it."""
         ...
 
     def request(

@@ -1,7 +1,7 @@
 """From a request to a list: each stage has something simpler to fall back on, so there is always an answer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn
 
@@ -22,11 +22,14 @@ from serving.reasons import Reasons
 from serving.rerank import Arranged, arrange
 from serving.rulebook import RuleBook, Ruled
 from serving.run import Run, Trace
+from serving.shadow import Shadow
 from serving.showings import NOTHING_SHOWN, Nowhere, Showings, left_lying
 from serving.sources import Candidates, absent, blend, drawing_chances
 from serving.surfaces import DEFAULT, FeatureNames, Served, Surface
 from serving.telemetry import Telemetry
 from serving.told import told
+from serving.tuning import Tuned
+from serving.variants import CHAMPION
 
 PINNED = "pinned"
 NO_MATCH = "search.no_match"
@@ -50,6 +53,11 @@ class Funnel:
     telemetry: Telemetry
     store: Guard = field(default_factory=lambda: Guard("online store"))
     showings: Showings = field(default_factory=Nowhere)
+    variant: str = CHAMPION
+    experiment: str = ""
+    standing: tuple[str, ...] = ()
+    """Named as degraded in every reply."""
+    shadow: Shadow | None = None
     guards: Mapping[str, Guard] = field(init=False)
     """Of the sources that may wait."""
 
@@ -61,6 +69,32 @@ class Funnel:
     def version(self) -> str:
         return self.bundle.version
 
+    def tuned(self, how: Tuned) -> "Funnel":
+        """The same bundle with other settings.
+
+        Raises
+        ------
+        ConfigError
+            They name a source that the bundle does not have.
+        """
+        how.require(self.bundle)
+        return replace(
+            self,
+            bundle=replace(self.bundle, weighed=self.bundle.weigh(how.weights)),
+            surfaces=how.surfaces.surfaces,
+            reasons=replace(self.reasons, rules=how.surfaces.reasons, by_source=how.surfaces.source_reasons),
+            variant=how.variant,
+            experiment=how.experiment,
+            standing=how.degraded,
+            shadow=how.shadow,
+        )
+
+    def score(self, surface: str, features: Floats) -> Floats:
+        """Probabilities or worths of candidates (n,) from their features (n, n_features)."""
+        if (weighed := self.bundle.weighed.get(surface)) is not None:
+            return weighed.score(features)
+        return self.bundle.calibrate(self.bundle.ranker.score(features))
+
     def recommend(self, request: Request, wait_s: float | None = None) -> Ranked:
         """Return the user's list, best first, at most ``request.limit`` items."""
         budget_s = self.surfaces[request.surface].deadline_ms / 1000
@@ -70,7 +104,7 @@ class Funnel:
 
     def run(self, request: Request, deadline: Deadline | None = None) -> Run:
         """Make the list; nothing is logged as shown."""
-        trace = Trace(self.telemetry, deadline)
+        trace = Trace(self.telemetry, deadline, degraded=[*self.standing])
         surface, now_ms = self.surfaces[request.surface], self.clock.now_ms()
         search = None if request.query is None else self.bundle.search.sought(request.query, request.require)
         sources = self.bundle.sources if search is None else search.sources
@@ -151,7 +185,7 @@ class Funnel:
             )
             for position, (near_item, score) in enumerate(zip(near.tolist(), likeness, strict=True), start=1)
         ]
-        return Ranked(trace.request_id, items, tuple(trace.degraded), self.version)
+        return Ranked(trace.request_id, items, tuple(trace.degraded), self.version, variant="")
 
     def request(
         self,
@@ -325,7 +359,7 @@ class Funnel:
                     str(self.bundle.catalogue.ids[item]), float(scores[row]), position, sources, reasons, attributes
                 )
             )
-        return Ranked(trace.request_id, items, tuple(dict.fromkeys(trace.degraded)), self.version)
+        return Ranked(trace.request_id, items, tuple(dict.fromkeys(trace.degraded)), self.version, self.variant)
 
     def _because(
         self, values: Floats | None, sources: tuple[str, ...], attributes: Mapping[str, str]
@@ -339,10 +373,15 @@ class Funnel:
             self.showings.note(run.request.user_id, run.ranked.request_id, shown, run.user.now_ms, max(windows))
         at_ms = self.clock.now_ms() if run.features is None else run.features.now
         item_ids = self.bundle.catalogue.ids[run.eligible.items].tolist()
+        surface = run.request.surface
+        self.telemetry.listed(surface, self.variant, run.chances)
+        shade = None
+        if self.shadow is not None and run.features is not None:
+            shade = self.shadow.ask(surface, run.features.values)
         self.impressions.log(
             Impression(
                 at_ms, run.request, run.ranked, self.names.ranker, self.bundle.schema_hash, item_ids, run.eligible,
-                run.chances, run.shown, run.features,
+                run.chances, run.shown, run.features, self.experiment, shade,
             )
         )  # fmt: skip
 

@@ -34,6 +34,7 @@ from headwater.online.merge import Marks
 from headwater.online.reader import Matrix, ViewRead
 from serving.contracts import Ranked, Request
 from serving.rerank import Arranged
+from serving.shadow import Shade, settle
 from serving.sources import Candidates
 from serving.spill import Record, Spill
 from serving.telemetry import Telemetry
@@ -46,7 +47,6 @@ SENT_S = 10.0
 """Longer than a delivery may take, after which it has failed."""
 TURN_S = 0.1
 PAUSE_S, MOST_PAUSE_S = 0.5, 8.0
-VARIANT = "champion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,8 @@ class Impression:
     scores: NDArray[np.float32]
     shown: Arranged
     features: Matrix | None
+    experiment: str = ""
+    shade: Shade | None = None
 
 
 class ImpressionSink(Protocol):
@@ -124,6 +126,7 @@ class ImpressionLog:
 
     def _write(self) -> None:
         while (batch := self._next()) is not None:
+            self._telemetry.shadow("late", settle(impression.shade for impression in batch))
             records = [record for impression in batch if (record := self._record(impression)) is not None]
             for record in records if self._spill else self._refused(records):
                 kept = self._spill is not None and self._spill.add(record)
@@ -208,7 +211,8 @@ def document(impression: Impression) -> dict[str, Any]:
         "surface": request.surface,
         "context": dict(request.context),
         "bundle_version": ranked.bundle_version,
-        "variant": VARIANT,
+        "experiment": impression.experiment,
+        "variant": ranked.variant,
         "degraded": list(ranked.degraded),
         "feature_service": impression.service,
         "feature_schema": impression.schema_hash,
@@ -221,6 +225,7 @@ def document(impression: Impression) -> dict[str, Any]:
         ],
         "candidates": len(impression.item_ids),
         "others": [{**_row(impression, int(row)), "probability": probability} for row in others],
+        "shadow": None if impression.shade is None else _shadow(impression.shade, shown, others),
         "views": {} if impression.features is None else _views(impression.features, rows),
     }
 
@@ -251,6 +256,13 @@ def _row(impression: Impression, row: int) -> dict[str, Any]:
         "drawn": impression.candidates.drawn(row),
         "features": None if features is None else _numbers(features.values[row]),
     }
+
+
+def _shadow(shade: Shade, shown: NDArray[np.intp], others: NDArray[np.intp]) -> dict[str, Any] | None:
+    scores = shade.told()
+    if scores is None:
+        return None
+    return {"bundle_version": shade.version, "items": _numbers(scores[shown]), "others": _numbers(scores[others])}
 
 
 def _numbers(vector: NDArray[np.float32]) -> list[float | None]:

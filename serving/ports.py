@@ -204,3 +204,5 @@ class Bundle:
     search: Search
     weighed: Mapping[str, Scorer] = field(default_factory=dict)
     """By surface, where several objectives make the order; their scores are worths, which need no calibration."""
+    weigh: Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, Scorer]] = lambda weights: {}
+    """``weighed`` for other weights, by surface and objective."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.log import REQUEST_ID
 from headwater.online.reader import Matrix
 from serving.contracts import Ranked, Request
 from serving.filters import Filters
@@ -20,13 +21,23 @@ from serving.telemetry import Telemetry
 _T = TypeVar("_T")
 
 
+def new_request_id() -> str:
+    """A name for a request that no other has."""
+    return uuid.uuid4().hex
+
+
+def request_id() -> str:
+    """The name of the call that this thread answers, which its log lines carry; a new one outside of any."""
+    return REQUEST_ID.get() or new_request_id()
+
+
 @dataclass
 class Trace:
     """One request's way through the stages."""
 
     telemetry: Telemetry
     deadline: Deadline | None = None
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=request_id)
     degraded: list[str] = field(default_factory=list)
 
     def attempt(

@@ -46,6 +46,7 @@ from serving.proto.headwater.v1 import (
 )
 from serving.services import EventService, FeatureService, RecommendationService
 from serving.status import Statuses
+from serving.tracing import tracing_to
 from serving.tracking import KafkaLog, Tracker
 
 log = get_logger("serving")
@@ -83,7 +84,7 @@ class Server:
     def __init__(self, settings: Settings, parts: Parts) -> None:
         self._settings, self._parts = settings, parts
         self._health = health.HealthServicer()
-        self.live = Live(settings, parts.build, self._swapped)
+        self.live = Live(settings, parts.build, self._swapped, parts.telemetry)
         self.grpc = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="grpc"),
             interceptors=[Statuses(parts.telemetry)],
@@ -117,6 +118,8 @@ class Server:
         self.live.close()
         self._parts.close()
         self._parts.kafka.close()
+        if self._parts.telemetry.tracing is not None:
+            self._parts.telemetry.tracing.close()
 
     def _register(self) -> None:
         parts = self._parts
@@ -182,7 +185,7 @@ def serve(settings: Settings) -> None:
 
 def opened(settings: Settings, worker: int = 0) -> Server:
     """A server of the real parts that has its port and does not answer yet; ``worker`` is its number among several."""
-    return Server(settings, production(settings, telemetry.Telemetry(), worker))
+    return Server(settings, production(settings, telemetry.Telemetry(tracing_to(settings.otlp)), worker))
 
 
 def production(settings: Settings, measured: telemetry.Telemetry, worker: int = 0) -> Parts:

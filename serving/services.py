@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from headwater.errors import DataError, HeadwaterError
+from headwater.errors import DataError, HeadwaterError, UnavailableError
 from headwater.events import BadRecord
 from serving.contracts import Ranked
 from serving.features import FeatureLookup, Value
@@ -23,6 +23,8 @@ MAX_REFUSALS = 100
 _IN_FLIGHT = 1000
 _WAY_BACK = 0.1
 """Share of a call's time that is kept for the reply's way to the caller."""
+_NOT_AGAIN = (("grpc-retry-pushback-ms", "-1"),)
+"""Tells the client's gRPC that the log has been tried for seconds already, so that the caller hears of it."""
 
 
 class RecommendationService(recommendation_pb2_grpc.RecommendationServiceServicer):
@@ -32,7 +34,7 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
         self._live = live
 
     def Recommend(self, request: Any, context: Any) -> Any:
-        recommender = self._live.recommender
+        recommender = self._live.of(request.user_id)
         asked = recommender.request(
             request.user_id, request.surface, request.limit,
             request.exclude_item_ids, request.include_item_ids, request.context,
@@ -44,14 +46,14 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
         return reply_of(ranked)
 
     def Search(self, request: Any, context: Any) -> Any:
-        ranked = self._live.recommender.search(
+        ranked = self._live.of(request.user_id).search(
             request.user_id, request.query, request.limit, request.exclude_item_ids, request.require, request.context,
             _patience(context),
         )  # fmt: skip
         return reply_of(ranked, self._live.now.behind)
 
     def Explain(self, request: Any, context: Any) -> Any:
-        recommender = self._live.recommender
+        recommender = self._live.of(request.user_id)
         asked = recommender.request(request.user_id, request.surface, request.limit)
         found = recommender.explain(asked, request.item_id)
         effects = [
@@ -75,7 +77,11 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         if not request.HasField("event"):
             raise DataError("event: missing. Pass the event to track.")
         taken = self._tracker.take(request.event)
-        taken.delivery.result(DELIVERY_S + 1)
+        try:
+            taken.delivery.result(DELIVERY_S + 1)
+        except UnavailableError:
+            context.set_trailing_metadata(_NOT_AGAIN)
+            raise
         return event_pb2.TrackReply(event_id=taken.event.event_id, ingest_time=taken.ingest_ms)
 
     def TrackStream(self, request_iterator: Any, context: Any) -> Any:
@@ -113,7 +119,10 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
 def reply_of(ranked: Ranked, behind: bool = False) -> Any:
     """Protobuf of a reply; ``behind``: an earlier bundle stands in for the champion."""
     reply = recommendation_pb2.RecommendReply(
-        request_id=ranked.request_id, degraded=ranked.degraded, bundle_version=ranked.bundle_version
+        request_id=ranked.request_id,
+        degraded=ranked.degraded,
+        bundle_version=ranked.bundle_version,
+        variant=ranked.variant,
     )
     if behind:
         reply.degraded.append("bundle")

@@ -23,8 +23,10 @@ from typing import Any, NoReturn
 import grpc
 
 from headwater.errors import DataError, HeadwaterError, ResourceError, UnavailableError
-from headwater.log import get_logger
+from headwater.log import REQUEST_ID, get_logger
+from serving.run import new_request_id, request_id
 from serving.telemetry import Telemetry
+from serving.tracing import ended
 
 log = get_logger("serving")
 Behaviour = Callable[..., Any]
@@ -71,13 +73,15 @@ class Statuses(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no typ
         kind += "stream" if handler.response_streaming else "unary"
         behaviour = _reading(getattr(handler, kind), handler.request_streaming)
         return getattr(grpc, f"{kind}_rpc_method_handler")(
-            behaviour if handler.response_streaming else self._answering(name, behaviour),
+            behaviour if handler.response_streaming else self._answering(handler_call_details.method, behaviour),
             request_deserializer=_forgiving(handler.request_deserializer, name),
             response_serializer=handler.response_serializer,
         )
 
-    def _answering(self, name: str, behaviour: Behaviour) -> Behaviour:
-        def answer(request: Any, context: Any) -> Any:
+    def _answering(self, method: str, behaviour: Behaviour) -> Behaviour:
+        name = method.rpartition("/")[2]
+
+        def answer(request: Any, context: Any, span: Any = None) -> Any:
             started = time.perf_counter()
             code = grpc.StatusCode.OK
             try:
@@ -90,8 +94,20 @@ class Statuses(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no typ
                 _abort(context, code, error, name)
             finally:
                 self._telemetry.call(name, code.name, time.perf_counter() - started)
+                ended(span, code)
 
-        return answer
+        def named(request: Any, context: Any) -> Any:
+            token = REQUEST_ID.set(new_request_id())
+            try:
+                tracing = self._telemetry.tracing
+                if tracing is None:
+                    return answer(request, context)
+                with tracing.call(method, request_id(), dict(context.invocation_metadata())) as span:
+                    return answer(request, context, span)
+            finally:
+                REQUEST_ID.reset(token)
+
+        return named
 
 
 def _forgiving(read: Callable[[bytes], Any], method: str) -> Callable[[bytes], Any]:
@@ -125,6 +141,6 @@ def _reading(behaviour: Behaviour, streams: bool) -> Behaviour:
 def _abort(context: Any, code: Any, error: Exception, method: str) -> NoReturn:
     if code is grpc.StatusCode.INTERNAL:
         log.error("call_failed", method=method, exc_info=error)
-        context.abort(code, f"{method}: internal error. The server's log has the cause.")
+        context.abort(code, f"{method}: internal error. The server's log has the cause, under request {request_id()}.")
     context.abort(code, str(error))
     raise AssertionError("abort raises")

@@ -1,4 +1,4 @@
-"""Prometheus metrics of one server process: calls, stages, degraded replies, impressions, the features read."""
+"""What one server process tells of itself: Prometheus metrics, and traces where they are wanted."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,16 +13,38 @@ from headwater.log import get_logger
 from headwater.online.reader import ViewRead
 from serving.freshness import Freshness
 from serving.guard import LateError
+from serving.scores import Scores
+from serving.tracing import Tracing
 
 log = get_logger("serving")
 _QUIET_S = 10.0
-_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_BUCKETS = (
+    0.0002,
+    0.0005,
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.0075,
+    0.01,
+    0.015,
+    0.025,
+    0.05,
+    0.1,
+    0.15,
+    0.2,
+    0.25,
+    0.5,
+    1.0,
+    5.0,
+)
 
 
 class Telemetry:
     """Owns its registry, so that two servers in one test process do not share counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracing: Tracing | None = None) -> None:
+        self.tracing = tracing
         self.registry = CollectorRegistry()
         self._quiet_until: dict[str, float] = {}
         self._calls = Counter("headwater_calls", "gRPC calls answered.", ["method", "code"], registry=self.registry)
@@ -47,7 +69,21 @@ class Telemetry:
         )
         self._freshness = Freshness()
         self.registry.register(self._freshness)
+        self._scores = Scores()
+        self.registry.register(self._scores)
         self._bundle = Gauge("headwater_bundle", "1 for the bundle that answers.", ["version"], registry=self.registry)
+        self._share = Gauge(
+            "headwater_variant_share", "Share of the users who see a variant, 0 to 1.", ["variant"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._refused = Gauge(
+            "headwater_settings_refused", "1 while a change of surfaces, objectives or variants is not taken.",
+            registry=self.registry,
+        )  # fmt: skip
+        self._shadow = Counter(
+            "headwater_shadow", "Lists for the shadow to score: scored, failed, dropped, late.", ["outcome"],
+            registry=self.registry,
+        )  # fmt: skip
 
     def call(self, method: str, code: str, seconds: float) -> None:
         """Count one answered call."""
@@ -59,7 +95,11 @@ class Telemetry:
         """Time a stage, also when it fails."""
         started = time.perf_counter()
         try:
-            yield
+            if self.tracing is None:
+                yield
+            else:
+                with self.tracing.stage(name):
+                    yield
         finally:
             self._stage_seconds.labels(name).observe(time.perf_counter() - started)
 
@@ -81,6 +121,25 @@ class Telemetry:
     def features(self, reads: Mapping[str, ViewRead]) -> None:
         """Count what a request has read of the online store: ages by view, values and nulls by feature."""
         self._freshness.observe(reads)
+
+    def listed(self, surface: str, variant: str, scores: NDArray[np.float32]) -> None:
+        """Count a list and its candidates' scores (n,)."""
+        self._scores.observe(surface, variant, scores)
+
+    def shadow(self, outcome: str, lists: int = 1) -> None:
+        """Count lists that were meant for the shadow."""
+        if lists:
+            self._shadow.labels(outcome).inc(lists)
+
+    def shares(self, percents: Mapping[str, float]) -> None:
+        """Tell which variants there are from now on."""
+        self._share.clear()
+        for variant, percent in percents.items():
+            self._share.labels(variant).set(percent / 100)
+
+    def settings(self, refused: bool) -> None:
+        """Tell whether the files that people change are in force as they are."""
+        self._refused.set(refused)
 
     def impression(self, outcome: str) -> None:
         """Count an impression."""

@@ -14,7 +14,7 @@ from headwater.runtime.parts import has_champion
 from headwater.settings import Settings
 from models import registry
 from models.lineage import code_version
-from serving.live import champion as champion_that_serving_reads
+from serving.aliases import champion as champion_that_serving_reads
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's use of SQLAlchemy
 

@@ -192,13 +192,13 @@ def until() -> Callable[..., None]:
 
 
 @pytest.fixture
-def promote(settings: Settings) -> Callable[[str], None]:
-    """Name the champion, as ``headwater promote`` does."""
+def promote(settings: Settings) -> Callable[..., None]:
+    """Name the champion, as ``headwater promote`` does; other aliases by name."""
 
-    def write(version: str) -> None:
+    def write(version: str, **others: str) -> None:
         settings.bundles_dir.mkdir(parents=True, exist_ok=True)
         scratch = settings.bundles_dir / "aliases.tmp"
-        scratch.write_text(json.dumps({"champion": version}))
+        scratch.write_text(json.dumps({"champion": version, **others}))
         scratch.replace(settings.bundles_dir / "aliases.json")
 
     return write
@@ -329,6 +329,13 @@ def rules(tmp_path: Path) -> Path:
     return tmp_path / "rules.toml"
 
 
+class Kept(Funnel):
+    """Keeps the surfaces that it was made with, whatever the files of a repository say."""
+
+    def tuned(self, how):
+        return replace(self, variant=how.variant, experiment=how.experiment, standing=how.degraded, shadow=how.shadow)
+
+
 @pytest.fixture
 def funnel(
     bundle: Bundle, surfaces: Surfaces, plan: FeaturePlan, clock: ManualClock, rules: Path
@@ -337,7 +344,7 @@ def funnel(
 
     def make(store: redis.Redis, **parts) -> Funnel:
         reader, guard = OnlineReader(store, plan, clock), Guard("online store")
-        whole = Funnel(
+        whole = Kept(
             bundle=bundle, surfaces=surfaces.surfaces, names=surfaces.features,
             state=Remembering(StateReader(reader, surfaces.features, Users(), bundle.catalogue)),
             features=Hydration(reader),

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -29,10 +30,11 @@ from serving import server as serving_server
 from serving.availability import withdraw
 from serving.build import Builder, build_recommender
 from serving.client import Client
-from serving.impressions import Discard
+from serving.impressions import Discard, document
 from serving.surfaces import load_surfaces
 from serving.telemetry import Telemetry
 from serving.tracking import KafkaLog
+from serving.tuning import read_tuning
 
 N, DIM, NOW = 60, 8, 400 * DAY_MS
 
@@ -328,6 +330,43 @@ def test_weights_change_the_order_without_training(write, settings, valkey_clien
     assert first(0.0) == "i5"
     assert first(5.0) == "i30"
     assert first(0.0) == "i5"
+
+
+@pytest.mark.integration
+def test_a_variant_weighs_otherwise_on_the_same_bundle_and_the_log_names_it(write, settings, valkey_client, put):
+    put(valkey_client, "user_item", {("u1", "i5"): 9, ("u1", "i8"): 1})
+    (settings.repo / "objectives.toml").write_text(OBJECTIVES.format(click=0.0))
+    (settings.repo / "variants.toml").write_text(
+        "experiment = 'clicks'\n[variants.champion]\n[variants.clicky]\nweights.home = { click = 5.0 }\n"
+        "surfaces.home = { limit = 2 }\n"
+    )
+    kept = Kept()
+    funnel = Builder(valkey_client, ManualClock(NOW), kept, Telemetry()).build(
+        load_plan(settings.repo), write("v1", others=True)
+    )
+    clicky = funnel.tuned(replace(read_tuning(settings.repo).variants["clicky"], degraded=("variant.clicky",)))
+    assert clicky.bundle.index is funnel.bundle.index
+    ours, theirs = (one.recommend(one.request("u1", include=["i5", "i8", "i30"])) for one in (funnel, clicky))
+    assert (ours.items[0].item_id, len(ours.items), ours.variant) == ("i5", 3, "champion")
+    assert (theirs.items[0].item_id, len(theirs.items), theirs.variant) == ("i30", 2, "clicky")
+    told = [(one["experiment"], one["variant"], one["degraded"]) for one in kept.records]
+    assert told == [("clicks", "champion", []), ("clicks", "clicky", ["variant.clicky"])]
+    features = np.random.default_rng(1).random((3, 4)).astype(np.float32)
+    worths = clicky.bundle.weighed["home"].score(features)
+    assert clicky.score("home", features).tolist() == worths.tolist()
+    assert funnel.score("home", features).tolist() == (
+        funnel.bundle.calibrate(funnel.bundle.ranker.score(features)).tolist()
+    )
+
+
+class Kept:
+    """Keeps the records of impressions."""
+
+    def __init__(self):
+        self.records = []
+
+    def log(self, impression):
+        self.records.append(document(impression))
 
 
 def test_weights_of_a_surface_that_there_is_not_are_refused_by_name(write, settings):

@@ -1,9 +1,5 @@
 """What is counted of the features read, against counting one value at a time."""
 
-import json
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,9 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headwater.online.reader import ViewRead
 from serving.freshness import BUCKETS_S, Freshness
-from serving.telemetry import Telemetry
 
-BOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "serving.json"
 NOW = 1_700_000_000_000
 ages = st.one_of(st.integers(1, 10**11), st.sampled_from([1000 * bound + by for bound in BUCKETS_S for by in (0, 1)]))
 entities = st.lists(
@@ -61,18 +55,3 @@ def test_the_metrics_are_those_of_counting_one_by_one(drawn):
         for bound in BUCKETS_S:
             place = (("le", str(float(bound))), ("view", view))
             assert told["headwater_feature_age_seconds_bucket", *place] == sum(age <= 1000 * bound for age in known)
-
-
-def test_the_board_asks_for_metrics_that_there_are():
-    telemetry = Telemetry()
-    telemetry.features({"user": view_read([(5, 1.0, None)])})
-    telemetry.call("Recommend", "OK", 0.1)
-    telemetry.degraded("rank", ValueError("no trees"))
-    telemetry.impression("logged")
-    with telemetry.stage("rank"):
-        pass
-    known = {line.split("{")[0] for line in generate_latest(telemetry.registry).decode().splitlines()}
-    asked = {name for panel in json.loads(BOARD.read_text())["panels"] for target in panel["targets"]
-             for name in re.findall(r"headwater_\w+", target["expr"])}  # fmt: skip
-    assert len(asked) >= 8
-    assert asked <= known

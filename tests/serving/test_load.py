@@ -34,6 +34,9 @@ class Slow:
     seconds: float
     version: str = "v1"
 
+    def tuned(self, how) -> "Slow":
+        return self
+
     def request(self, user_id, surface="", limit=0, exclude=(), include=(), context=None):
         return Request(user_id, surface or "home", limit or 10)
 

@@ -82,16 +82,18 @@ class ExplainRequest(_message.Message):
     def __init__(self, user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., surface: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class RecommendReply(_message.Message):
-    __slots__ = ("request_id", "items", "degraded", "bundle_version")
+    __slots__ = ("request_id", "items", "degraded", "bundle_version", "variant")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     items: _containers.RepeatedCompositeFieldContainer[RecommendedItem]
     degraded: _containers.RepeatedScalarFieldContainer[str]
     bundle_version: str
-    def __init__(self, request_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[RecommendedItem, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., bundle_version: _Optional[str] = ...) -> None: ...
+    variant: str
+    def __init__(self, request_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[RecommendedItem, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., bundle_version: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
 
 class RecommendedItem(_message.Message):
     __slots__ = ("item_id", "score", "position", "sources", "reasons", "attributes")
