@@ -35,11 +35,11 @@ class UserState:
     recent: Ints = field(default_factory=lambda: _NONE)
     own: Ints = field(default_factory=lambda: _NONE)
     recent_age_ms: Times = field(default_factory=lambda: _NO_TIMES)
-    held: Entity | None = field(default=None, repr=False, compare=False)
     about: Ints = field(default_factory=lambda: _NONE)
     segment: str = ""
     now_ms: int = 0
     seed: int = 0
+    held: Entity | None = field(default=None, repr=False, compare=False)
 
     @property
     def lately(self) -> tuple[Ints, Times]:

@@ -7,12 +7,13 @@ import pytest
 
 from headwater.errors import ConfigError, ModelError
 from serving import live as lives
+from serving.bundled import LATER
 from serving.live import Live
 from serving.telemetry import Telemetry
 from serving.tuning import Tuned
 from serving.variants import FILE, ramp
 
-SOURCES = {"buy_it_again", "two_tower", "popular", "trending", "bm25", "dense"}
+SOURCES = {"buy_it_again", "two_tower", "recent_neighbours", "popular", "trending", "bm25", "dense", *LATER}
 
 
 @dataclass(frozen=True)

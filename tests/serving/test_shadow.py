@@ -32,7 +32,7 @@ class Sink:
 class Drawn:
     """An online store of numbers drawn for each row."""
 
-    def read_matrix(self, service, entities):
+    def read_matrix(self, service, entities, *, items, held=None):
         rows = len(next(iter(entities.values())))
         values = np.random.default_rng(rows).random((rows, 4)).astype(np.float32)
         return Matrix(values, ("a", "b", "c", "d"), 0, {}, {})
