@@ -10,7 +10,7 @@ from pathlib import Path
 import redis
 
 from headwater.clock import Clock
-from headwater.errors import UnavailableError
+from headwater.errors import HeadwaterError, UnavailableError
 from headwater.log import get_logger
 from headwater.online.connect import Store
 from headwater.online.entity import Entity
@@ -69,12 +69,16 @@ def _is_cluster(store: Store) -> bool:
         return False  # it is asked again when it is there
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Keeping:
-    """One process of those that have a lock file open holds its lock; when it ends, however it does, another has it."""
+    """One process of those that have a lock file open holds its lock; when it ends, however it does, another has it.
+
+    ``why`` it was not kept last; told once.
+    """
 
     keeper: Keeper
     ended: threading.Event
+    why: str = ""
 
     def run(self) -> None:
         while not self.ended.is_set():
@@ -95,13 +99,15 @@ class _Keeping:
                 draft = keeper.fill()
                 read = keeper.turn(changes, draft.words)
                 draft.put_in_place()
+                self.why = ""
                 log.info("items_mirrored", rows=read, file=keeper.path.name)
                 while not self.ended.wait(TURN_S):
                     keeper.turn(changes, draft.words)
-        except UnavailableError as error:
-            log.warning("items_not_mirrored", reason=str(error))
         except Exception as error:  # requests read the store meanwhile
-            log.error("items_not_mirrored", exc_info=error)
+            if str(error) != self.why:
+                self.why = str(error)
+                known = isinstance(error, HeadwaterError | OSError)
+                log.warning("items_not_mirrored", reason=self.why, exc_info=None if known else error)
 
 
 def _sweep(path: Path) -> None:
