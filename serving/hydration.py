@@ -10,9 +10,8 @@ from pathlib import Path
 import redis
 
 from headwater.clock import Clock
-from headwater.errors import HeadwaterError, UnavailableError
+from headwater.errors import HeadwaterError
 from headwater.log import get_logger
-from headwater.online.connect import Store
 from headwater.online.entity import Entity
 from headwater.online.keeper import Keeper
 from headwater.online.mirror import Layout, Mirror
@@ -47,26 +46,19 @@ def mirrored(
 ) -> Mirror | None:
     """The mirror of a service's item views, which this process keeps current while no other does.
 
-    It ends with what is returned. ``None`` where there are no such views, or the store is a cluster, whose nodes would
-    each have to be listened to.
+    It ends with what is returned. ``None`` where there are no such views.
     """
     layout = Layout.of(plan, service, join_key)
-    if not layout.views or (isinstance(store, Store) and _is_cluster(store)):
+    if not layout.views:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    path = layout.file(folder, ids)
+    where = store.connection_pool.connection_kwargs
+    path = layout.file(folder, ids, plan.project, *(str(where.get(name)) for name in ("path", "host", "port", "db")))
     mirror, ended = Mirror(layout, ids, path), threading.Event()
     weakref.finalize(mirror, ended.set)
     keeping = _Keeping(Keeper(store, plan, clock, layout, ids, path), ended)
     threading.Thread(target=keeping.run, name="mirror", daemon=True).start()
     return mirror
-
-
-def _is_cluster(store: Store) -> bool:
-    try:
-        return store.as_cluster is not None
-    except UnavailableError:
-        return False  # it is asked again when it is there
 
 
 @dataclass
