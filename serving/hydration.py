@@ -10,9 +10,8 @@ from pathlib import Path
 import redis
 
 from headwater.clock import Clock
-from headwater.errors import UnavailableError
+from headwater.errors import HeadwaterError
 from headwater.log import get_logger
-from headwater.online.connect import Store
 from headwater.online.entity import Entity
 from headwater.online.keeper import Keeper
 from headwater.online.mirror import Layout, Mirror
@@ -47,14 +46,14 @@ def mirrored(
 ) -> Mirror | None:
     """The mirror of a service's item views, which this process keeps current while no other does.
 
-    It ends with what is returned. ``None`` where there are no such views, or the store is a cluster, whose nodes would
-    each have to be listened to.
+    It ends with what is returned. ``None`` where there are no such views.
     """
     layout = Layout.of(plan, service, join_key)
-    if not layout.views or (isinstance(store, Store) and _is_cluster(store)):
+    if not layout.views:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    path = layout.file(folder, ids)
+    where = store.connection_pool.connection_kwargs
+    path = layout.file(folder, ids, plan.project, *(str(where.get(name)) for name in ("path", "host", "port", "db")))
     mirror, ended = Mirror(layout, ids, path), threading.Event()
     weakref.finalize(mirror, ended.set)
     keeping = _Keeping(Keeper(store, plan, clock, layout, ids, path), ended)
@@ -62,19 +61,16 @@ def mirrored(
     return mirror
 
 
-def _is_cluster(store: Store) -> bool:
-    try:
-        return store.as_cluster is not None
-    except UnavailableError:
-        return False  # it is asked again when it is there
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Keeping:
-    """One process of those that have a lock file open holds its lock; when it ends, however it does, another has it."""
+    """One process of those that have a lock file open holds its lock; when it ends, however it does, another has it.
+
+    ``why`` it was not kept last; told once.
+    """
 
     keeper: Keeper
     ended: threading.Event
+    why: str = ""
 
     def run(self) -> None:
         while not self.ended.is_set():
@@ -95,13 +91,15 @@ class _Keeping:
                 draft = keeper.fill()
                 read = keeper.turn(changes, draft.words)
                 draft.put_in_place()
+                self.why = ""
                 log.info("items_mirrored", rows=read, file=keeper.path.name)
                 while not self.ended.wait(TURN_S):
                     keeper.turn(changes, draft.words)
-        except UnavailableError as error:
-            log.warning("items_not_mirrored", reason=str(error))
         except Exception as error:  # requests read the store meanwhile
-            log.error("items_not_mirrored", exc_info=error)
+            if str(error) != self.why:
+                self.why = str(error)
+                known = isinstance(error, HeadwaterError | OSError)
+                log.warning("items_not_mirrored", reason=self.why, exc_info=None if known else error)
 
 
 def _sweep(path: Path) -> None:

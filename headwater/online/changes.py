@@ -13,7 +13,7 @@ import hiredis
 import redis
 
 from headwater.errors import UnavailableError
-from headwater.online.connect import unavailable
+from headwater.online.connect import Store, unavailable
 from headwater.online.wire import pack
 
 _CHUNK = 1 << 16
@@ -36,8 +36,10 @@ class Changes:
         Raises
         ------
         UnavailableError
-            The store does not answer, or does not know how; also from then on.
+            The store does not answer, or does not know how; also from then on. A cluster is not listened to.
         """
+        if isinstance(client, Store) and client.as_cluster is not None:
+            raise UnavailableError("online store: it is a cluster, of which each node would have to tell what changes.")
         pool = client.connection_pool
         connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
         try:

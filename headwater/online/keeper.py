@@ -29,7 +29,7 @@ class Keeper:
     """Keeps the rows of one mirror current, by turns.
 
     A row is read again when its key has changed, or when the clock leaves the time for which its values hold. What the
-    rows say together holds at the instant of the turn: all that was written before it is in them.
+    rows say together holds at the instant of the turn: all that was written before it began is in them.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Keeper:
         UnavailableError
             The store does not answer; rows that were to be read may be lost, so the file has to be filled anew.
         """
-        keys = changes.take()
+        began, keys = monotonic_ms(), changes.take()
         stale = np.full(len(self._ids), keys is None)
         stale[self._numbers(keys or ())] = True
         read: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
@@ -77,7 +77,7 @@ class Keeper:
             now = self._clock.now_ms()
             places = np.flatnonzero(stale | self._left(now))
             if not len(places):
-                publish(words, np.concatenate(read), np.concatenate(rows), now, monotonic_ms())
+                publish(words, np.concatenate(read), np.concatenate(rows), now, began)
                 return sum(map(len, read))
             for begin in range(0, len(places), CHUNK):
                 read.append(places[begin : begin + CHUNK])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from operator import itemgetter
 from typing import Any
 
@@ -57,10 +58,14 @@ def merge_table(
     """
     if table.kind == "fixed":
         return _fixed(table, aggregates, blobs, at, found)
-    tiles = [_readable(table, blob, int(instant)) for blob, instant in zip(blobs.listed(), at, strict=True)]
-    values = {aggregate.feature: _lists(table, aggregate, tiles, at, found) for aggregate in aggregates}
+
+    @cache
+    def tiles() -> list[list[codec.ListTile]]:
+        return [_readable(table, blob, int(instant)) for blob, instant in zip(blobs.listed(), at, strict=True)]
+
+    values = {aggregate.feature: _lists(table, aggregate, tiles(), at, found) for aggregate in aggregates}
     return values, lambda places: _marks_of_lists(
-        tiles[places] if isinstance(places, slice) else [tiles[place] for place in places]
+        tiles()[places] if isinstance(places, slice) else [tiles()[place] for place in places]
     )
 
 

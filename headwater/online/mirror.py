@@ -56,9 +56,14 @@ class Layout:
     def width(self) -> int:
         return sum(1 + len(self.features[view.name]) + _MARKS * len(_tables(view)) for view in self.views)
 
-    def file(self, folder: Path, ids: Sequence[str]) -> Path:
-        """Where rows of these entities, in this layout, lie: another set or order is another file."""
-        told = [self.join_key, *(f"{view.name} {view.model_dump_json()}" for view in self.views), repr(self.features)]
+    def file(self, folder: Path, ids: Sequence[str], *of: str) -> Path:
+        """Where rows of these entities of a store lie, in this layout: another set, order or store is another file."""
+        told = [
+            *of,
+            self.join_key,
+            *(f"{view.name} {view.model_dump_json()}" for view in self.views),
+            repr(self.features),
+        ]
         digest = hashlib.blake2b("\0".join([*told, *ids]).encode(errors="surrogatepass"), digest_size=8)
         return folder / f"{self.join_key}-{digest.hexdigest()}.rows"
 

@@ -4,7 +4,7 @@ A sequence number guards all rows (a seqlock: Lameter, "Effective synchronizatio
 writer makes it odd, writes, makes it even again; what was read between two equal even numbers was written as a whole.
 A writer that is killed meanwhile leaves it odd, so that nothing of the file is read any more.
 
-    word 0 sequence | 1 instant, epoch ms | 2 written at, ms of CLOCK_MONOTONIC | 3…7 free | rows, n × width
+    word 0 sequence | 1 instant, epoch ms | 2 current at, ms of CLOCK_MONOTONIC | 3…7 free | rows, n × width
 """
 
 import os
@@ -32,7 +32,7 @@ def monotonic_ms() -> int:
 
 
 @compiled(types.void(_words, _words, _rows, int64, int64))
-def publish(words: Words, places: Words, rows: NDArray[np.int64], instant: int, written: int) -> None:
+def publish(words: Words, places: Words, rows: NDArray[np.int64], instant: int, current: int) -> None:
     """Replace the rows (m, width) at ``places`` (m,), and the head."""
     words[0] += 1
     fence()
@@ -41,25 +41,25 @@ def publish(words: Words, places: Words, rows: NDArray[np.int64], instant: int, 
         at = HEAD + places[row] * width
         for column in range(width):
             words[at + column] = rows[row, column]
-    words[1], words[2] = instant, written
+    words[1], words[2] = instant, current
     fence()
     words[0] += 1
 
 
 @compiled(types.UniTuple(int64, 2)(_mapped, _words, _rows))
 def gather(words: Words, places: Words, out: NDArray[np.int64]) -> tuple[int, int]:
-    """Copy the rows at ``places`` (m,) into ``out`` (width, m); instant and time of writing, -1 where it was torn."""
+    """Copy the rows at ``places`` (m,) into ``out`` (width, m); instant and when they were current, -1 where torn."""
     before = words[0]
     fence()
     if before % 2 != 0:
         return -1, -1
-    instant, written, width = words[1], words[2], out.shape[0]
+    instant, current, width = words[1], words[2], out.shape[0]
     for row in range(len(places)):
         at = HEAD + places[row] * width
         for column in range(width):
             out[column, row] = words[at + column]
     fence()
-    return (instant, written) if words[0] == before else (-1, -1)
+    return (instant, current) if words[0] == before else (-1, -1)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Mapped:
     def read(self, places: NDArray[Any], fresh_ms: int) -> tuple[Words, int] | None:
         """Rows (width, m) as they were at one instant, and it, epoch ms.
 
-        ``None`` where there are none that were written within ``fresh_ms`` of now.
+        ``None`` where there are none that were current within ``fresh_ms`` of now.
         """
         wanted = np.ascontiguousarray(places, np.int64)
         found = self._taken(wanted, fresh_ms)
@@ -113,9 +113,9 @@ class Mapped:
             return None
         out = np.empty((self._width, len(places)), np.int64)
         for _ in range(_TRIES):
-            instant, written = gather(words, places, out)
-            if written >= 0:
-                return (out, instant) if 0 <= monotonic_ms() - written <= fresh_ms else None
+            instant, current = gather(words, places, out)
+            if current >= 0:
+                return (out, instant) if 0 <= monotonic_ms() - current <= fresh_ms else None
         return None
 
     def _reopened(self) -> bool:

@@ -20,7 +20,9 @@ from batch.report import keep
 from headwater.clock import ManualClock
 from headwater.errors import DataError
 from headwater.online import codec
+from headwater.online.keeper import Keeper
 from headwater.online.keys import entity_key, other_keys, project_prefix
+from headwater.online.mirror import Layout, Mirror
 from headwater.online.reader import OnlineReader
 from headwater.online.writer import OnlineWriter
 from headwater.plan import DAY_MS, HOUR_MS, BatchView, Column, FeaturePlan, OnDemandView, Service, ServiceFeature
@@ -83,18 +85,30 @@ class Shop:
         for view in self.plan.views:
             write_all(OnlineWriter(self.client, self.plan.project), view, rows_of(events, view.join_keys), codec.LIVE)
 
-    def serve(self, at: int) -> None:
-        """Every item to every user."""
+    def serve(self, at: int, mirror: Mirror | None = None) -> None:
+        """Every item to every user; views of the user alone as a mirror has them."""
         reader = OnlineReader(self.client, self.plan, ManualClock(at))
         n = len(ITEMS)
-        for user in USERS:
-            matrix = reader.read_matrix("all", {"user_id": [user] * n, "item_id": ITEMS})
+        for number, user in enumerate(USERS):
+            known = None if mirror is None else mirror.read(np.full(n, number, np.int32))
+            matrix = reader.read_matrix("all", {"user_id": [user] * n, "item_id": ITEMS}, known=known)
             impression = Impression(
                 matrix.now, Request(user, "home", 10), Ranked(f"{user}-{at}", [], (), "v1"), "all",
                 self.plan.schema_hash("all"), ITEMS, blend({"popular": np.arange(n, dtype=np.int32)}),
                 np.zeros(n, np.float32), Arranged(np.arange(3), np.ones(3)), matrix,
             )  # fmt: skip
             self.logged.append(json.loads(json.dumps(document(impression), allow_nan=False)))
+
+    def mirror(self, at: int) -> Mirror:
+        """What is stored of each user alone, brought to an instant."""
+        layout = Layout.of(self.plan, "all", "user_id")
+        path = layout.file(self.settings.state_dir, USERS)
+        keeper = Keeper(self.client, self.plan, ManualClock(at), layout, USERS, path)
+        with keeper.changes() as changes:
+            draft = keeper.fill()
+            keeper.turn(changes, draft.words)
+            draft.put_in_place()
+        return Mirror(layout, USERS, path)
 
     def audit(self, fresh_s: float = 60.0, plan: FeaturePlan | None = None) -> Audit:
         """Archive all that was logged, then audit it."""
@@ -123,6 +137,22 @@ def shop(ttl_ms: int, spark: Any, valkey: str, valkey_client: redis.Redis, tmp_p
     for user, age, time in (("1", 30, START), ("2", 41, START + DAY_MS)):
         rows.write_rows(ready, [(user,)], [codec.encode_row(ready, time, time, [age])])
     return Shop(spark, valkey_client, settings, plan, events)
+
+
+def test_what_was_served_from_a_mirror_is_computed_again_at_the_mirrors_instant(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a second later than it was brought to the present, and with the marks of then."""
+    monkeypatch.setattr("headwater.online.mirror.FRESH_MS", 600_000)
+    for at in INSTANTS:
+        shop.fold(shop.before(at))
+        shop.serve(at + 500, shop.mirror(at))
+    found = shop.audit()
+    assert found.mismatched == 0
+    by_user = [one for name, one in found.by_feature.items() if name in shop.plan.view("by_user").features]
+    assert sum(one.compared for one in by_user) > 0
+    assert sum(one.in_flight for one in by_user) == 0
+    assert {at for one in shop.logged for at in one["views"]["by_user"]["at"]} == set(INSTANTS)
 
 
 INSTANTS = (START + 30 * HOUR_MS, START + 44 * HOUR_MS + 1, START + 6 * DAY_MS)

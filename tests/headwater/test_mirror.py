@@ -13,6 +13,7 @@ from support.views import MINUTE_MS, every_function, stepped
 
 from benchmarks.oracle import Row
 from headwater.clock import ManualClock
+from headwater.errors import UnavailableError
 from headwater.online import codec, shared
 from headwater.online.changes import Changes
 from headwater.online.keeper import Keeper
@@ -150,9 +151,10 @@ def test_another_order_of_items_or_another_definition_is_another_file(tmp_path):
     names = {
         LAYOUT.file(tmp_path, IDS).name,
         LAYOUT.file(tmp_path, IDS[::-1]).name,
+        LAYOUT.file(tmp_path, IDS, "another store").name,
         replace(LAYOUT, views=LAYOUT.views[:1]).file(tmp_path, IDS).name,
     }
-    assert len(names) == 3
+    assert len(names) == 4
 
 
 @pytest.mark.integration
@@ -163,6 +165,12 @@ def test_a_connection_that_breaks_is_an_error_and_not_silence(valkey_client):
         assert changes.take() == {b"hw1:a"}
         valkey_client.client_kill_filter(skipme=True, _type="normal")
         changes.take()
+
+
+@pytest.mark.integration
+def test_a_cluster_is_not_listened_to(valkey_cluster):
+    with pytest.raises(UnavailableError, match="cluster"), Changes.of(valkey_cluster, b"hw1:"):
+        pass
 
 
 WRITE_ALIKE = """
