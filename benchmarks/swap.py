@@ -45,7 +45,7 @@ class Asked:
 
 def measure(size: float, *, workers: int = 2) -> Sequence[Measure]:
     """Requests that failed, and the 99th percentile while bundles are exchanged beside that of quiet times."""
-    shape = max(4_000, int(ITEMS * size)), max(50, int(USERS * size)), max(3, int(TREES * size))
+    shape = max(4_000, int(ITEMS * size)), max(50, int(USERS * size)), max(3, int(TREES * min(1.0, 10 * size)))
     swaps, seconds = max(2, int(SWAPS * size)), max(0.5, SECONDS * size)
     warm, quiet, during = Asked(), Asked(), Asked()
     with stocked(*shape, versions=2) as made, serving(made.settings, workers) as served:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from typing import NoReturn
 
 import numpy as np
@@ -348,23 +349,16 @@ class Funnel:
         shown: NDArray[np.intp],
         trace: Trace,
     ) -> Ranked:
-        items = []
-        for position, row in enumerate(shown.tolist(), start=1):
-            item, sources = int(eligible.items[row]), eligible.of(row)
-            attributes = self.bundle.catalogue.attributes(item)
-            values = None if features is None else features.values[row]
-            reasons = trace.attempt("reasons", self._because(values, sources, attributes), lambda: ())
-            items.append(
-                RankedItem(
-                    str(self.bundle.catalogue.ids[item]), float(scores[row]), position, sources, reasons, attributes
-                )
-            )
+        catalogue, rows = self.bundle.catalogue, shown.tolist()
+        values = [None] * len(rows) if features is None else [*features.values[shown]]
+        sources = [eligible.of(row) for row in rows]
+        attributes = [catalogue.attributes(item) for item in eligible.items[shown].tolist()]
+        none: list[tuple[str, ...]] = [()] * len(rows)
+        reasons = trace.attempt("reasons", lambda: [*map(self.reasons.of, values, sources, attributes)], lambda: none)
+        ids = map(str, catalogue.ids[eligible.items[shown]])
+        told = zip(ids, scores[shown].tolist(), count(1), sources, reasons, attributes, strict=False)
+        items = [RankedItem(*one) for one in told]
         return Ranked(trace.request_id, items, tuple(dict.fromkeys(trace.degraded)), self.version, self.variant)
-
-    def _because(
-        self, values: Floats | None, sources: tuple[str, ...], attributes: Mapping[str, str]
-    ) -> Callable[[], tuple[str, ...]]:
-        return lambda: self.reasons.of(values, sources, attributes)
 
     def _log(self, run: Run) -> None:
         windows = [one.served.window_ms for one in self.surfaces.values() if one.served is not None]

@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
@@ -71,8 +72,8 @@ class Worker:
     def __init__(self, number: int, settings: Settings) -> None:
         self.number = number
         self.started = time.monotonic()
+        self.answers, self.is_awaited = False, True
         self._asked = 0
-        self._answers = False
         self._lock = threading.Lock()
         forked = multiprocessing.get_context("forkserver")
         self._pipe, theirs = forked.Pipe()
@@ -82,20 +83,27 @@ class Worker:
 
     @property
     def pipe(self) -> Connection:
-        """Has something to read once the worker answers."""
+        """Has something to read once the worker answers, or has ended."""
         return self._pipe
+
+    def hear(self) -> None:
+        """Take the word that it answers."""
+        self.is_awaited = False
+        with suppress(OSError, EOFError):
+            self._pipe.recv()
+            self.answers = True
 
     def metrics(self) -> str | None:
         """The worker's page; ``None`` where it starts, ends or hangs."""
         with self._lock, suppress(OSError, EOFError):
-            if not self._answers and not self._pipe.poll():
+            if not self.answers:
                 return None
-            self._answers, self._asked = True, self._asked + 1
+            self._asked += 1
             self._pipe.send(self._asked)
             until = time.monotonic() + ANSWER_S
             while self._pipe.poll(max(0.0, until - time.monotonic())):
                 asked, page = self._pipe.recv()
-                if asked == self._asked:  # not a late answer, nor the word that it answers
+                if asked == self._asked:  # no late answer to an earlier question
                     return str(page)
         return None
 
@@ -139,17 +147,14 @@ class Workers:
         """
         for place in self._places:
             self._start(place)
-        waiting = {worker.pipe: worker for worker in self._all()}
-        while waiting:
-            for happened in wait([ended, *waiting, *(worker.process.sentinel for worker in waiting.values())]):
-                if happened is ended:
-                    return
-                self._require_alive()
-                waiting.pop(happened, None)  # type: ignore[call-overload]  # a sentinel is no key of it
+        while not ended.poll() and not all(worker.answers for worker in self._all()):
+            self._listen(ended, None)
+            self._require_alive()
 
     def watch(self, ended: Connection) -> None:
         """Start again what ends, until the end is asked for."""
-        while ended not in wait([ended, *(worker.process.sentinel for worker in self._all())], self._until_next()):
+        while not ended.poll():
+            self._listen(ended, self._until_next())
             now = time.monotonic()
             for place in self._places:
                 if place.worker is not None and not place.worker.process.is_alive():
@@ -168,6 +173,13 @@ class Workers:
                 log.error("worker_killed", worker=worker.number, pid=worker.process.pid)
                 worker.process.kill()
                 worker.process.join()
+
+    def _listen(self, ended: Connection, timeout_s: float | None) -> None:
+        """Return once a worker answers or ends, or the end is asked for."""
+        awaited: dict[Any, Worker] = {worker.pipe: worker for worker in self._all() if worker.is_awaited}
+        for heard in wait([ended, *awaited, *(worker.process.sentinel for worker in self._all())], timeout_s):
+            if heard in awaited:
+                awaited[heard].hear()
 
     def _start(self, place: _Place) -> None:
         place.worker = Worker(place.number, self._settings)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from headwater.errors import DataError, NotAnswerableError, UnavailableError
 from headwater.plan import DAY_MS
 from headwater.settings import get_settings
-from serving import cli
+from serving import cli, workers
 from serving.server import Parts, Server
 from serving.telemetry import Telemetry
 from serving.tracking import KafkaLog
@@ -129,3 +129,15 @@ def test_without_a_server_one_sentence_says_what_to_start(environment):
 def test_an_entity_that_is_no_pair_is_misuse(environment):
     done = runner.invoke(app, ["features", "--service", "recommend", "--entity", "u1"])
     assert done.exit_code == 2
+
+
+def test_the_flag_says_how_many_workers_there_are_before_the_settings_do(monkeypatch):
+    monkeypatch.setenv("HEADWATER_SERVE_WORKERS", "3")
+    get_settings.cache_clear()
+    started: list[int] = []
+    monkeypatch.setattr(workers, "serve", lambda settings: started.append(settings.serve_workers))
+    for options in ([], ["--workers", "2"]):
+        assert runner.invoke(app, ["serve", *options]).exit_code == 0
+    assert started == [3, 2]
+    assert runner.invoke(app, ["serve", "--workers", "0"]).exit_code == 2
+    get_settings.cache_clear()

@@ -89,14 +89,18 @@ class Running:
         return {one.labels["worker"]: one.value for held in families for one in held.samples if one.name == name}
 
 
-@pytest.fixture
-def running(settings: Settings, valkey: str, until: Callable[..., None], tmp_path: Path) -> Iterator[Running]:
-    several = settings.model_copy(update={"serve_workers": 2})
-    env = {
+def environment(settings: Settings, store: str) -> dict[str, str]:
+    """Two workers of these settings on a store."""
+    return {
         "HEADWATER_STATE_DIR": str(settings.state_dir), "HEADWATER_REPO": str(settings.repo),
-        "HEADWATER_KAFKA": "127.0.0.1:1", "HEADWATER_REDIS": valkey, "HEADWATER_GRPC_PORT": str(settings.grpc_port),
+        "HEADWATER_KAFKA": "127.0.0.1:1", "HEADWATER_REDIS": store, "HEADWATER_GRPC_PORT": str(settings.grpc_port),
         "HEADWATER_METRICS_PORT": str(settings.metrics_port), "HEADWATER_SERVE_WORKERS": "2", "PATH": "/usr/bin",
     }  # fmt: skip
+
+
+@pytest.fixture
+def running(settings: Settings, valkey: str, until: Callable[..., None], tmp_path: Path) -> Iterator[Running]:
+    several, env = settings.model_copy(update={"serve_workers": 2}), environment(settings, valkey)
     log = tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", "serving.workers"], env=env, stdout=output, stderr=output)
@@ -113,6 +117,17 @@ def running(settings: Settings, valkey: str, until: Callable[..., None], tmp_pat
         for left in family:
             if left.is_running():
                 left.kill()
+
+
+def test_a_worker_that_cannot_start_ends_all_with_its_reason(settings: Settings) -> None:
+    env = environment(settings, "http://no.store")
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.workers"], env=env, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 1
+    assert "HEADWATER_REDIS" in done.stderr
+    assert "ended while starting, exit code 1" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.integration
