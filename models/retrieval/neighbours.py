@@ -14,6 +14,8 @@ from models.retrieval.popularity import below_zero
 from models.retrieval.protocol import ALL_OF_THEM, Float32s, faded, pairs, profiles
 
 ITEMS_AT_A_TIME = 256
+LATELY = 100
+"""Distinct items of each user that the table is made of."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,14 @@ class ItemNeighbours:
         return faded(self, log)
 
 
-def neighbour_table(log: Interactions, width: int = WIDTH) -> NeighbourTable:
-    """What :class:`ItemNeighbours` finds, as a table of so many of each item; users without a number tell nothing."""
+def neighbour_table(log: Interactions, width: int = WIDTH, most: int = LATELY) -> NeighbourTable:
+    """What :class:`ItemNeighbours` finds among each user's last items, as a table of so many neighbours of each item.
+
+    Pairs grow with the square of what a user had, so ``most`` bounds the work. Users without a number tell nothing.
+    """
     known = log.user >= 0
     log = Interactions(log.user[known], log.item[known], log.at_ms[known], log.n_users, log.n_items)
-    similar = ItemNeighbours(neighbours=width).similar(pairs(log))
+    similar = ItemNeighbours(neighbours=width).similar(profiles(log, 1.0, most))
     items = np.full((log.n_items, width), PAD, np.int32)
     scores = np.zeros((log.n_items, width), np.float32)
     row = np.repeat(np.arange(log.n_items), np.diff(similar.indptr))

@@ -112,14 +112,19 @@ def pairs(log: Interactions) -> sparse.csr_matrix:
     return held
 
 
-def profiles(log: Interactions, decay: float) -> sparse.csr_matrix:
-    """What each user is like (n_users, n_items): an item had since n others weighs ``decay ** n``."""
+def profiles(log: Interactions, decay: float, most: int | None = None) -> sparse.csr_matrix:
+    """What each user is like (n_users, n_items): an item had since n others weighs ``decay ** n``.
+
+    Of each user's items the last ``most`` count, or all.
+    """
     order = np.lexsort((-np.arange(len(log)), log.user))  # of each user the newest first
     user, item = log.user[order], log.item[order]
     _, newest = np.unique(user.astype(np.int64) * log.n_items + item, return_index=True)
     newest = np.sort(newest)
     user, item = user[newest], item[newest]
     before = np.arange(len(user)) - np.searchsorted(user, user)
+    if most is not None:
+        user, item, before = (held[before < most] for held in (user, item, before))
     weights = (decay ** before.astype(np.float64)).astype(np.float32)
     return sparse.csr_matrix((weights, (user, item)), (log.n_users, log.n_items))
 

@@ -38,13 +38,14 @@ def bought_of(rows) -> Interactions:
 
 
 class TestNeighbours:
-    @given(purchases)
+    @given(purchases, st.integers(1, 6))
     @tries(deadline=None)
-    def test_a_row_has_the_items_that_the_same_users_had_most_alike_first(self, rows):
-        table, baskets = neighbour_table(bought_of(rows), width=4), [set() for _ in range(N_USERS)]
-        for user, item, _ in rows:
-            if user >= 0:
-                baskets[user].add(item)
+    def test_a_row_has_the_items_that_the_same_users_had_most_alike_first(self, rows, most):
+        bought = bought_of(rows)
+        table, baskets = neighbour_table(bought, width=4, most=most), [[] for _ in range(N_USERS)]
+        for user, item in zip(bought.user[::-1].tolist(), bought.item[::-1].tolist(), strict=True):  # newest first
+            if user >= 0 and item not in baskets[user] and len(baskets[user]) < most:
+                baskets[user].append(item)
         users_of = [{user for user, basket in enumerate(baskets) if item in basket} for item in range(N_ITEMS)]
         for item in range(N_ITEMS):
             likeness = {
