@@ -257,7 +257,7 @@ def _shadow(shade: Shade, shown: NDArray[np.intp], others: NDArray[np.intp]) -> 
     scores = shade.told()
     if scores is None:
         return None
-    return {"bundle_version": shade.version, "items": scores[shown].tolist(), "others": scores[others].tolist()}
+    return {"bundle_version": shade.version, "items": _numbers(scores[shown]), "others": _numbers(scores[others])}
 
 
 def _numbers(vector: NDArray[np.float32]) -> list[float | None]:

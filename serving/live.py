@@ -202,6 +202,8 @@ class Live:
         held = {champion: self._bundle(plan, basis, champion)}
         self._bundles = {key: one for key, one in self._bundles.items() if key in ((basis, champion), (basis, beside))}
         if beside is not None and beside not in held:
+            if (basis, beside) not in self._bundles:  # which takes a while
+                self._publish(_dealt(plan, tuning, _Pair(held[champion]), self._telemetry))
             try:
                 held[beside] = self._bundle(plan, basis, beside)
             except Exception as error:
@@ -276,16 +278,27 @@ def _dealt(plan: FeaturePlan, tuning: Tuning, pair: _Pair, telemetry: Telemetry)
     ConfigError
         The settings contradict the champion.
     """
-    shadow = None
-    if pair.shadow is not None and pair.shadow is not pair.champion:
-        shadow = Shadow(pair.shadow.version, pair.shadow.tuned(tuning.control).score, telemetry)
-    variants = {
-        name: _variant(name, tuned, tuning.experiment.variants[name].bundle == CHALLENGER, pair, shadow)
-        for name, tuned in tuning.variants.items()
-    }
-    return Loaded(
-        plan, variants[tuning.experiment.control], experiment=tuning.experiment, variants=variants, shadow=shadow
-    )
+    shadow = _shadow(tuning, pair, telemetry)
+    try:
+        variants = {
+            name: _variant(name, tuned, tuning.experiment.variants[name].bundle == CHALLENGER, pair, shadow)
+            for name, tuned in tuning.variants.items()
+        }
+    except ConfigError:
+        _end(shadow)
+        raise
+    control = variants[tuning.experiment.control]
+    return Loaded(plan, control, experiment=tuning.experiment, variants=variants, shadow=shadow)
+
+
+def _shadow(tuning: Tuning, pair: _Pair, telemetry: Telemetry) -> Shadow | None:
+    if pair.shadow is None or pair.shadow is pair.champion:
+        return None
+    try:
+        return Shadow(pair.shadow.version, pair.shadow.tuned(tuning.control).score, telemetry)
+    except ConfigError as error:
+        log.error("shadow_left_out", bundle=pair.shadow.version, reason=str(error))
+        return None
 
 
 def _variant(name: str, tuned: Tuned, challenges: bool, pair: _Pair, shadow: Shadow | None) -> Recommender:

@@ -79,6 +79,8 @@ class Shadow:
     def _settle(self, scores: "Future[Floats]", surface: str, features: Floats) -> None:
         try:
             found = self._score(surface, features)
+            if found.shape != (len(features),):
+                raise ValueError(f"{len(features)} candidates have scores of shape {found.shape}")
         except Exception as error:
             self._telemetry.shadow("failed")
             log.debug("shadow_failed", bundle=self.version, exc_info=error)

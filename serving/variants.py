@@ -146,9 +146,12 @@ def ramp(repo: Path, shares: Mapping[str, float]) -> Experiment:
     Raises
     ------
     ConfigError
-        A variant is not in the file, or the shares come to more than 100; nothing has changed then.
+        There is no such repository, a variant is not in the file, or the shares come to more than 100; nothing has
+        changed then.
     """
     path = repo / FILE
+    if not repo.is_dir():
+        raise ConfigError(f"{repo}: no such folder. Point --repo at a Feast repository.")
     text = path.read_text() if path.is_file() else _TEMPLATE
     known = parse_declared(text, Experiment, path)
     for name, share in shares.items():

@@ -158,9 +158,16 @@ def test_two_bundles_are_in_memory_at_most(settings, promote, experiment):
     promote("v3", challenger="v4", shadow="v5")
     live.refresh()
     assert [before for before, _ in held] == [0, 1, 1, 1]
-    assert held[2][1] == {("champion", "v1", ()), ("challenger", "v1", ("variant.challenger",))}
+    assert [seen for _, seen in held] == [
+        set(), everyone_on("v1"), everyone_on("v1"), everyone_on("v3"),
+    ]  # fmt: skip
     assert versions(live) == {("champion", "v3", ()), ("challenger", "v4", ())}
     assert live.now.shadow is None
+
+
+def everyone_on(version):
+    """Users of the challenger too, who are told."""
+    return {("champion", version, ()), ("challenger", version, ("variant.challenger",))}
 
 
 def test_while_the_champion_is_damaged_the_one_before_follows_the_files(live, promote, experiment, settings, shelf):
@@ -274,3 +281,11 @@ def test_a_shadow_is_held_beside_the_champion_and_ends_with_its_alias(live, prom
     live.refresh()
     assert live.now.shadow is None
     assert shadow._closed.is_set()
+
+
+def test_a_shadow_that_does_not_fit_the_settings_is_left_out_and_they_are_taken(live, promote, shelf, told):
+    shelf.poor.add("v2")
+    promote("v1", shadow="v2")
+    assert live.refresh()
+    assert (live.recommender.version, live.now.shadow) == ("v1", None)
+    assert told.registry.get_sample_value("headwater_settings_refused") == 0

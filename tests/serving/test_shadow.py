@@ -121,6 +121,19 @@ def test_a_shadow_that_fails_is_counted_and_the_list_is_as_ever(shown, told):
     assert outcomes(told) == {"failed": 1}
 
 
+def test_scores_that_are_no_numbers_are_null_and_too_few_are_a_failure(shown, told):
+    """Neither loses the impression."""
+    made, log, records = shown(lambda surface, features: np.where(features[:, 0] < 0.5, np.nan, 1).astype(np.float32))
+    made.recommend(made.request("u1"))
+    log.close()
+    assert {*records[0]["shadow"]["items"], *records[0]["shadow"]["others"]} == {None, 1.0}
+    made, log, records = shown(lambda surface, features: features[1:, 0])
+    made.recommend(made.request("u1"))
+    log.close()
+    assert records[0]["shadow"] is None
+    assert outcomes(told) == {"scored": 1, "failed": 1}
+
+
 def test_without_features_there_is_nothing_to_score(shown, funnel, told):
     made, log, records = shown(doubled)
     lame = funnel(redis.Redis(port=1), impressions=made.impressions, telemetry=told, shadow=made.shadow)

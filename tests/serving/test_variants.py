@@ -155,3 +155,9 @@ def test_a_ramp_that_cannot_be_changes_nothing(tmp_path, shares, told):
     with pytest.raises(ConfigError, match=told):
         ramp(tmp_path, shares)
     assert (tmp_path / FILE).read_text() == HELD
+
+
+def test_a_ramp_makes_no_repository(tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        ramp(tmp_path / "none", {"challenger": 1})
+    assert not (tmp_path / "none").exists()
