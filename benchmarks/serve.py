@@ -60,7 +60,7 @@ def _beside(made: Stocked, one: Served, users: Sequence[str], slow: int) -> Iter
     times, cpu, wall_ms, cpu_ms = [], [], [], []
     with _straightforward(made, list(dict.fromkeys(users))[:slow]) as (other, runs), connection(one.address) as ask:
         closed_loop(ask, (requests * WARM)[:WARM])
-        differ = sum(_shown(other, one) != [item.item_id for item in one.ranked.items] for one in runs)
+        differ = sum(_shown(other, ours) != [item.item_id for item in ours.ranked.items] for ours in runs)
         before = one.page()
         for _ in range(ROUNDS):
             used = one.cpu_ms()

@@ -106,7 +106,7 @@ class Served:
 
     def cpu_ms(self) -> dict[str, float]:
         """CPU milliseconds used so far by the server, the store, the log and this process, which asks."""
-        pids = {part.name: part.pid for part in supervisor.status(self.settings) if part.pid}
+        pids = {part.name: part.pid for part in supervisor.recorded(self.settings)}
         groups = {"server": self.leader.pid, "store": pids["valkey"], "log": pids["kafka"]}
         used = {name: sum(_cpu_s(one) for one in family(pid)) * 1000 for name, pid in groups.items()}
         return {**used, "client": time.process_time() * 1000}
