@@ -134,7 +134,8 @@ class Live:
             As :attr:`recommender`.
         """
         loaded = self._loaded
-        return loaded.variants.get(loaded.experiment.variant_of(user_id)) or self.recommender
+        found = loaded.variants.get(loaded.experiment.variant_of(user_id))
+        return self.recommender if found is None else found
 
     def start(self) -> None:
         """Load what there is, then follow it."""

@@ -17,9 +17,9 @@
 
 A user is a point of [0, 1), by a hash of experiment and user id. The second variant has an interval that begins at 0,
 the third one that ends at 1, and the first what lies between. So while a share grows, all who see its variant go on
-seeing it, whatever the other of the two does. Further variants lie beside these, towards the middle; they move when
-one does that lies behind them. (For three growing variants no intervals can stand still that depend on the shares
-alone: ARCHITECTURE.md.)
+seeing it, whatever the other of the two does. Further variants lie beside these, towards the middle, and move when
+one further out changes. (For three growing variants no intervals can stand still that depend on the shares alone:
+ARCHITECTURE.md.)
 """
 
 import hashlib
