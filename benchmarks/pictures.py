@@ -1,10 +1,8 @@
-"""Draw the pictures of the documents: those of docs/point-in-time.md show what the oracle folds, that of
-docs/diversity.md what docs/performance.md holds as measured.
+"""Draw the pictures of docs/point-in-time.md from the definition itself: what they show is what the oracle folds.
 
 ``python -m benchmarks.pictures docs/pictures`` writes them again.
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,22 +26,16 @@ ARRIVED = {2.6: 5.2}
 """Hours; all others arrive as they happen."""
 SPAN, STEPS_PER_HOUR = 9, 60
 INK, SOFT, LOUD, PALE = "#1f3a5f", "#7f97b2", "#c8553d", "#e3eaf2"
-PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.md"
-PLAIN = "order of the scores"
-_ROW = re.compile(
-    rf"^\| (\w+) ([\d.]+), (NDCG@10|pairs of different categories) \| ([\d.]+) +\| {PLAIN}: ([\d.]+) ", re.MULTILINE
-)
 
 
 def write(folder: Path) -> list[Path]:
-    """Write all pictures, the same bytes each time, and return where they are."""
+    """Write both pictures, the same bytes each time, and return where they are."""
     import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams |= {"svg.hashsalt": "headwater", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {"sawtooth": _sawtooth(), "two-clocks": _clocks(), "frontier": _frontier(points(PERFORMANCE.read_text()))}
-    return [_saved(figure, folder / f"{name}.svg") for name, figure in drawn.items()]
+    return [_saved(_sawtooth(), folder / "sawtooth.svg"), _saved(_clocks(), folder / "two-clocks.svg")]
 
 
 def purchases() -> list[Row]:
@@ -59,36 +51,6 @@ def values(known: bool) -> tuple[Sequence[float], Sequence[int]]:
     hours = [at / STEPS_PER_HOUR for at in range(SPAN * STEPS_PER_HOUR)]
     rows = purchases()
     return hours, [int(fold(VIEW, rows, ("ann",), int(hour * HOUR_MS), known)[1][COUNT.feature] or 0) for hour in hours]
-
-
-def points(page: str) -> dict[str, list[tuple[str, float, float]]]:
-    """Strength, variety and NDCG@10 by method, from the table of ``headwater bench frontier``; ``PLAIN`` has one."""
-    held: dict[tuple[str, str], dict[str, float]] = {}
-    for method, strength, label, value, plain in _ROW.findall(page):
-        held.setdefault((method, strength), {})[label] = float(value)
-        held.setdefault((PLAIN, ""), {})[label] = float(plain)
-    found: dict[str, list[tuple[str, float, float]]] = {}
-    for (method, strength), both in held.items():
-        accuracy, variety = both["NDCG@10"], both["pairs of different categories"]
-        found.setdefault(method, []).append((strength, variety, accuracy))
-    return found
-
-
-def _frontier(found: dict[str, list[tuple[str, float, float]]]) -> Any:
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7.2, 4.2), layout="constrained")
-    ((_, *plain),) = found[PLAIN]
-    for method, colour in (("MMR", INK), ("DPP", LOUD)):
-        held = found[method]
-        axes.plot(*zip(plain, *(at for _, *at in held), strict=True), "o-", color=colour, label=method, markersize=4)
-        for strength, variety, accuracy in held:
-            axes.annotate(strength, (variety, accuracy), (4, 3), textcoords="offset points", color=colour, fontsize=7)
-    axes.plot(*plain, "s", color=SOFT, label=PLAIN)
-    axes.set(xlabel="share of a list's pairs that are of different categories", ylabel="NDCG@10")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    return figure
 
 
 def _sawtooth() -> Any:

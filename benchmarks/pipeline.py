@@ -8,7 +8,6 @@ for exploration.
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from headwater.registry.manifest import load_plan
 from headwater.settings import Settings
 from models.evaluation.metrics import Ints, top_k_grouped
 from models.interactions import Dataset, newest_ms, read_purchases
-from models.ranker import Float32s, Ranker
+from models.ranker import Ranker
 from models.ranking import fit_ranker, read_rows
 from models.requests import DEFAULT_SAMPLING, instant_requests
 from models.retriever import Retriever
@@ -49,38 +48,11 @@ def journey(households: int | None) -> Iterator[Settings]:
         yield settings
 
 
-@dataclass(frozen=True)
-class Offered:
-    """Candidates and what the ranker makes of them.
-
-    Attributes
-    ----------
-    household : (n,)
-        Place of each candidate's household among the users asked about, -1 for none of them.
-    item : (n,)
-        In the numbering of the data.
-    scores : (n,)
-    vectors : (n, dim)
-        The retriever's, of unit length.
-    """
-
-    household: Ints
-    item: Ints
-    scores: Float32s
-    vectors: Float32s
-
-
 def lists(settings: Settings, data: Dataset, users: Ints, at_ms: int, depth: int) -> Ints:
     """Lists of users (len(users), depth) in the numbering of ``data``, of nothing that happened from ``at_ms`` on.
 
     A household that the retriever never saw, since its first purchase came too late, has an empty list.
     """
-    found = offered(settings, data, users, at_ms)
-    return top_k_grouped(found.household, found.item, found.scores, len(users), depth)
-
-
-def offered(settings: Settings, data: Dataset, users: Ints, at_ms: int) -> Offered:
-    """What the sources propose to users at an instant, scored by a ranker that knows nothing from then on."""
     known_ms = min(at_ms, newest_ms(settings.events_dir) + 1)  # as the rows are drawn
     retriever = train_retriever(settings, home_of(settings), DEFAULT_SAMPLING.start_ms(known_ms))
     plan = load_plan(settings.repo)
@@ -95,7 +67,7 @@ def offered(settings: Settings, data: Dataset, users: Ints, at_ms: int) -> Offer
         spark.stop()
     names = plan.service(SERVICE).names
     ranker = fit_ranker(read_rows(paths_of(settings).rows, names), names).ranker
-    return _scored(ds.dataset(rows).to_table(), ranker, retriever, data, users)
+    return _ordered(ds.dataset(rows).to_table(), ranker, data, users, depth)
 
 
 def _candidates(settings: Settings, retriever: Retriever, ids: npt.NDArray[np.object_], at_ms: int) -> pa.Table:
@@ -104,14 +76,10 @@ def _candidates(settings: Settings, retriever: Retriever, ids: npt.NDArray[np.ob
     return instant_requests(retriever, purchases, known[known >= 0], at_ms)
 
 
-def _scored(rows: pa.Table, ranker: Ranker, retriever: Retriever, data: Dataset, users: Ints) -> Offered:
-    features = np.stack([rows[name].to_numpy() for name in ranker.feature_names], 1).astype(np.float32)
+def _ordered(offered: pa.Table, ranker: Ranker, data: Dataset, users: Ints, depth: int) -> Ints:
+    features = np.stack([offered[name].to_numpy() for name in ranker.feature_names], 1).astype(np.float32)
     place = np.full(len(data.users.ids), -1, np.int32)
     place[users] = np.arange(len(users))
-    items = rows["item_id"].to_pylist()
-    return Offered(
-        household=place[data.users.ids.dense(rows["user_id"].to_pylist())],
-        item=data.items.ids.dense(items),
-        scores=ranker.score(features),
-        vectors=retriever.encoder.items[retriever.items.ids.dense(items)],
-    )
+    household = place[data.users.ids.dense(offered["user_id"].to_pylist())]
+    item = data.items.ids.dense(offered["item_id"].to_pylist())
+    return top_k_grouped(household, item, ranker.score(features), len(users), depth)
