@@ -14,6 +14,9 @@ from models.retrieval.popularity import Popularity
 from models.retrieval.protocol import ALL_OF_THEM, Float32s, Scorer
 from models.trips import Times, recent_history
 
+TREND = 0.5
+"""Lists are made at the end of the log, so what is on the rise there counts."""
+
 
 @dataclass(frozen=True)
 class _Scores:
@@ -49,7 +52,7 @@ class Towers:
             return Popularity().fit(log)
         from models.two_tower import TowerConfig, Trainer
 
-        config = TowerConfig(passes=self.passes)
+        config = TowerConfig(passes=self.passes, trend=TREND)
         file = None
         if self.checkpoint is not None:
             self.checkpoint.mkdir(parents=True, exist_ok=True)
