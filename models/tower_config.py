@@ -61,7 +61,7 @@ class TowerConfig:
     examples: int = 20_000_000  # at most, whatever the passes
     example_half_life_days: float = 120.0
     repeat_weight: float = 0.3
-    factors: int = 64
+    factors: int = 0  # in serving what they do to the ranker's lists is not measured yet (docs/models.md)
     factor_weight: float = 10.0
     trend: float = 0.0
     half_precision: bool = True

@@ -16,6 +16,7 @@ from models.two_tower import TowerConfig, Trainer
 from models.two_tower.factors import DECAY, factors_of, past_of, rising, with_factors
 
 SMALL = TowerConfig(dim=16, hidden=16, n_recent=4, trips_per_batch=32, negatives=40, passes=2, least_steps=0, seed=3)
+BOTH = replace(SMALL, factors=5)
 N_USERS, N_ITEMS = 9, 12
 
 
@@ -76,7 +77,7 @@ def test_the_past_is_each_product_when_it_was_had_last_however_the_log_lies(n_bl
 
 def test_products_are_the_learned_ones_and_the_factors_by_their_weight():
     data = two_camps()
-    learned = Trainer(data, replace(SMALL, factors=0), "cpu").fit().export()
+    learned = Trainer(data, SMALL, "cpu").fit().export()
     factors = factors_of(past_of(in_memory(data, 4).log, data.bought.n_users), 5)
     both = with_factors(learned, factors, 2.0)
     everyone = np.arange(-1, data.bought.n_users, dtype=np.int32)
@@ -94,7 +95,7 @@ def test_products_are_the_learned_ones_and_the_factors_by_their_weight():
 
 def test_a_training_exports_them_alike_from_memory_and_from_blocks():
     data = two_camps()
-    whole, dealt = (Trainer(corpus, SMALL, "cpu").export() for corpus in (in_memory(data, 4), in_blocks(data, 4, 3)))
+    whole, dealt = (Trainer(corpus, BOTH, "cpu").export() for corpus in (in_memory(data, 4), in_blocks(data, 4, 3)))
     assert whole.profile is not None
     assert dealt.profile is not None
     assert np.array_equal(whole.profile, dealt.profile)

@@ -218,7 +218,7 @@ class TestEdges:
         trainer.step(batch)
         changed = (trainer.towers.items.own.rows != before).any(1)
         assert set(torch.nonzero(changed)[:, 0].tolist()) <= set(batch.items.tolist())
-        assert trainer.towers.export().items.shape == (n_items, 16)
+        assert trainer.export().items.shape == (n_items, 16)
 
     def test_no_purchase_is_refused(self, data):
         nothing = Dataset(data.users, data.items, data.bought.before(0))
