@@ -111,8 +111,9 @@ class UserEncoder:
 
     Attributes
     ----------
-    items : (n_items, dim)
-        Unit vectors of the item tower, as the index holds them.
+    items : (n_items, dim), or (n_items, dim + rank + 1) where there is a profile
+        Unit vectors of the item tower, as the index holds them. With a profile, those of the tower, shortened alike,
+        then the factors of :mod:`models.two_tower.factors`, then what these lack to one length.
     user : (n_users + 1, dim)
         Row 0 stands for users never seen.
     traits : (n_users + 1, n_traits)
@@ -122,6 +123,8 @@ class UserEncoder:
         The two layers over (user, traits, recent), side by side.
     sequence
         Absent where the mean of the recent products is all that is told of them.
+    profile : (n_users + 1, rank)
+        What all that a user ever had says against the items' factors; absent where the towers have learned all.
     """
 
     items: Float32s
@@ -133,13 +136,14 @@ class UserEncoder:
     out: Float32s
     out_bias: Float32s
     sequence: SequenceEncoder | None = None
+    profile: Float32s | None = None
 
     @property
     def dim(self) -> int:
         return int(self.items.shape[1])
 
     def encode(self, users: Ints, recent: Ints, age_ms: Times | None = None) -> Float32s:
-        """Unit vectors (n, dim).
+        """Unit vectors (n, self.dim).
 
         Parameters
         ----------
@@ -161,12 +165,17 @@ class UserEncoder:
         known = self.trait[self.traits[rows]].sum(1)
         layers = np.concatenate([who, known, state], 1)
         inner = np.maximum(layers @ self.hidden + self.hidden_bias, 0)
-        return unit(who + state + inner @ self.out + self.out_bias)
+        learned = unit(who + state + inner @ self.out + self.out_bias)
+        if self.profile is None:
+            return learned
+        return unit(np.concatenate([learned, self.profile[rows], np.zeros((len(rows), 1), np.float32)], 1))
 
     def _state(self, recent: Ints, age_ms: Times | None) -> Float32s:
         """Weighted mean of the recent products' vectors (n, dim), zero for none, and what their sequence adds."""
         present = recent != PAD
         vectors = self.items[np.maximum(recent, 0)]
+        if self.profile is not None:
+            vectors = unit(vectors[..., : self.user.shape[1]])
         weights = present.astype(np.float32) * recent_weights(recent.shape[1])
         mean = weights / np.maximum(weights.sum(1, keepdims=True), UNIT_FLOOR)
         state = np.asarray(np.einsum("qr,qre->qe", mean, vectors), np.float32)
@@ -180,7 +189,8 @@ class UserEncoder:
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Everything but the item vectors, which are kept in a file that is mapped."""
-        own = {name.name: getattr(self, name.name) for name in fields(self) if name.name not in ("items", "sequence")}
+        every = {name.name: getattr(self, name.name) for name in fields(self) if name.name not in ("items", "sequence")}
+        own = {name: array for name, array in every.items() if array is not None}
         sequence = {} if self.sequence is None else vars(self.sequence)
         return own | {f"{_SEQUENCE}{name}": array for name, array in sequence.items()}
 

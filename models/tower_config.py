@@ -28,6 +28,12 @@ class TowerConfig:
         Share of the negatives that is drawn from the batch's positives; the others are drawn alike from all products.
     hard_negatives
         So many of the shared negatives, those a trip scores highest, count for it; 0 for all of them.
+    factors, factor_weight
+        Rank of what is factorised beside what is learned (:mod:`models.two_tower.factors`), 0 for nothing, and what it
+        weighs beside the learned cosine.
+    trend
+        Power of how much more than usual an item sells at the log's end, by which its factors count; for towers that
+        are asked at once, not weeks later.
     half_precision
         Compute the towers in bfloat16 where the device has it; weights and losses stay float32.
     """
@@ -55,6 +61,9 @@ class TowerConfig:
     examples: int = 20_000_000  # at most, whatever the passes
     example_half_life_days: float = 120.0
     repeat_weight: float = 0.3
+    factors: int = 0  # in serving what they do to the ranker's lists is not measured yet (docs/models.md)
+    factor_weight: float = 10.0
+    trend: float = 0.0
     half_precision: bool = True
     seed: int = 7
 

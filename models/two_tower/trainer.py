@@ -21,6 +21,7 @@ from models.tower_config import TowerConfig
 from models.trip_log import Corpus, in_memory
 from models.two_tower import checkpoint as checkpoints
 from models.two_tower.batches import Batch, Sampler
+from models.two_tower.factors import factors_of, past_of, rising, with_factors
 from models.two_tower.towers import Towers
 
 logger = get_logger("models")
@@ -110,8 +111,14 @@ class Trainer:
         return loss.detach()
 
     def export(self) -> UserEncoder:
-        """The towers as arrays."""
-        return self.towers.export()
+        """The towers as arrays, with what is factorised beside them."""
+        learned, config = self.towers.export(), self.config
+        if not config.factors:
+            return learned
+        log = self.corpus.log
+        past = past_of(log, len(self.corpus.users.ids))
+        factors = factors_of(past, config.factors, rising(log) ** config.trend)
+        return with_factors(learned, factors, config.factor_weight)
 
     def _learn(self, epoch: int, place: int) -> None:
         """Step through a block."""
