@@ -7,8 +7,7 @@ equals nothing.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -83,25 +82,12 @@ def compare(
     each = math.ceil(cells / sum(len(view.features) for view in plan.views))
     client = connect(addresses(settings).redis)
     reader = OnlineReader(client, plan, ManualClock(0))
-    with ExitStack() as held:
-        archives: dict[str, Archive] = {}
-        for view in plan.views:
-            if view.source not in archives:
-                archives[view.source] = held.enter_context(_held(archive_of(spark, settings, plan, view.source)))
-            archive = archives[view.source]
-            vectors = [_read(reader, view, *drawn, rng) for drawn in _entities(archive, view, each, seed)]
-            _judge(parity, view, vectors, _offline(archive, view, vectors), fresh_after_ms)
+    archives: dict[str, Archive] = {}
+    for view in plan.views:
+        archive = archives.setdefault(view.source, archive_of(spark, settings, plan, view.source))
+        vectors = [_read(reader, view, *drawn, rng) for drawn in _entities(archive, view, each, seed)]
+        _judge(parity, view, vectors, _offline(archive, view, vectors), fresh_after_ms)
     return parity
-
-
-@contextmanager
-def _held(archive: Archive) -> Iterator[Archive]:
-    """Its files are read once, though each view asks for them twice."""
-    archive.events.persist()
-    try:
-        yield archive
-    finally:
-        archive.events.unpersist()
 
 
 def _entities(archive: Archive, view: View, count: int, seed: int) -> list[tuple[Key, int]]:
