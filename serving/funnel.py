@@ -361,8 +361,8 @@ class Funnel:
         return Ranked(trace.request_id, items, tuple(dict.fromkeys(trace.degraded)), self.version, self.variant)
 
     def _log(self, run: Run) -> None:
-        windows = [one.served.window_ms for one in self.surfaces.values() if one.served is not None]
         if self.surfaces[run.request.surface].served is not None:
+            windows = [one.served.window_ms for one in self.surfaces.values() if one.served is not None]
             shown = [item.item_id for item in run.ranked.items]
             self.showings.note(run.request.user_id, run.ranked.request_id, shown, run.user.now_ms, max(windows))
         at_ms = self.clock.now_ms() if run.features is None else run.features.now

@@ -1,32 +1,11 @@
-"""The page that Prometheus reads: one process's own metrics, or those of all workers, each under its number."""
+"""The metrics of all workers on one page, each under its number."""
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from headwater.errors import ResourceError
-from headwater.settings import Settings
-
 WORKER = "worker"
-
-
-def expose(settings: Settings, registry: CollectorRegistry) -> None:
-    """Answer on the metrics port, in threads of its own.
-
-    Raises
-    ------
-    ResourceError
-        The port is taken.
-    """
-    try:
-        start_http_server(settings.metrics_port, addr=settings.host, registry=registry)
-    except OSError:
-        raise ResourceError(
-            f"metrics_port: {settings.host}:{settings.metrics_port} is taken. End what listens there, or set "
-            "HEADWATER_METRICS_PORT to a free port."
-        ) from None
 
 
 class Gathered:

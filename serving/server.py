@@ -1,4 +1,4 @@
-"""The gRPC server: ``python -m serving.server`` answers on loopback until it is told to end, then drains.
+"""The gRPC server: ``python -m serving.workers`` answers on loopback until it is told to end, then drains.
 
 It loads neither Flink, Spark, torch nor feast: the plan is a manifest, the model a bundle of arrays.
 """
@@ -7,7 +7,6 @@ It loads neither Flink, Spark, torch nor feast: the plan is a manifest, the mode
 # (grpc generates its stubs without types)
 
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,20 +21,20 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from headwater.clock import Clock, StoredClock
-from headwater.errors import HeadwaterError, ResourceError
+from headwater.errors import ResourceError
 from headwater.events import EventLimits
-from headwater.log import configure_logging, get_logger
+from headwater.log import get_logger
+from headwater.metrics import expose
 from headwater.online.connect import connect as open_store
 from headwater.online.reader import OnlineReader
 from headwater.plan import FeaturePlan
 from headwater.runtime.ready import mark_ready, ready_path
-from headwater.settings import Settings, addresses, get_settings
+from headwater.settings import Settings, addresses
 from serving import telemetry
 from serving.contracts import Recommender
 from serving.features import FeatureLookup
 from serving.guard import Deadline, Guard
 from serving.live import Live, Loaded
-from serving.metrics_page import expose
 from serving.proto.headwater.v1 import (
     event_pb2,
     event_pb2_grpc,
@@ -174,7 +173,7 @@ def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     server = opened(settings)
-    expose(settings, server.registry)
+    expose(settings, server.registry, "metrics_port")
     server.start()
     mark_ready(settings, "serve", address=addresses(settings).grpc)
     ended.wait()
@@ -201,18 +200,3 @@ def production(settings: Settings, measured: telemetry.Telemetry, worker: int = 
     impressions = ImpressionLog(kafka, measured, spill=spill)
     builder = Builder(store, clock, impressions, measured, guard, run_dir=settings.run_dir)
     return Parts(store, clock, kafka, measured, builder.build_warm, impressions.close)
-
-
-def main() -> int:
-    """Exit 1 with one sentence where the server cannot start."""
-    configure_logging("info")
-    try:
-        serve(get_settings())
-    except HeadwaterError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -22,10 +22,11 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from headwater.errors import HeadwaterError, ResourceError
 from headwater.log import configure_logging, get_logger
+from headwater.metrics import expose
 from headwater.runtime.ports import holder, is_taken
 from headwater.runtime.ready import mark_ready, ready_path
 from headwater.settings import Settings, addresses, get_settings
-from serving.metrics_page import Gathered, expose
+from serving.metrics_page import Gathered
 
 log = get_logger("serving")
 SETTLED_S = 60.0
@@ -55,7 +56,7 @@ def serve(settings: Settings) -> None:
         signal.signal(number, lambda *_: end.send_bytes(b"end"))
     with _reserved(settings):
         workers = Workers(settings)
-        expose(settings, workers.registry)
+        expose(settings, workers.registry, "metrics_port")
         try:
             workers.start(ended)
             mark_ready(settings, "serve", address=addresses(settings).grpc, workers=settings.serve_workers)

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import redis
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from headwater.errors import HeadwaterError, ResourceError, UnavailableError
+from headwater import metrics
+from headwater.errors import HeadwaterError, UnavailableError
 from headwater.log import configure_logging, get_logger
 from headwater.online.connect import connect as open_store
 from headwater.online.cuts import read_cuts, views_to_backfill
@@ -249,13 +250,7 @@ def expose(settings: Settings, plan: FeaturePlan, find: Callable[[], RunFacts | 
     """
     registry = CollectorRegistry()
     registry.register(StreamCollector(settings, plan, find))
-    try:
-        start_http_server(settings.stream_metrics_port, addr=settings.host, registry=registry)
-    except OSError:
-        raise ResourceError(
-            f"stream_metrics_port: {settings.host}:{settings.stream_metrics_port} is taken. End what listens there, or "
-            "set HEADWATER_STREAM_METRICS_PORT to a free port."
-        ) from None
+    metrics.expose(settings, registry, "stream_metrics_port")
 
 
 def main(rest: str) -> int:

@@ -367,7 +367,7 @@ def test_the_process_gets_ready_serves_metrics_and_drains(settings, valkey, kafk
         "HEADWATER_METRICS_PORT": str(settings.metrics_port), "PATH": "/usr/bin",
     }  # fmt: skip
     with (tmp_path / "log").open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "serving.server"], env=env, stdout=output, stderr=output)
+        process = subprocess.Popen([sys.executable, "-m", "serving.workers"], env=env, stdout=output, stderr=output)
         try:
             ready = settings.run_dir / "serve.ready"
             until(lambda: ready.exists() or process.poll() is not None, "the server", 60)

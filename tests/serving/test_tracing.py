@@ -34,8 +34,9 @@ def ask(settings, clock, promote, funnel):
     def call(told, user, **metadata):
         if not running:
             promote("v1")
-            build = lambda plan, folder: funnel(redis.Redis(port=1), telemetry=told)  # noqa: E731
-            running.append(Server(settings, Parts(redis.Redis(port=1), clock, KafkaLog("127.0.0.1:1"), told, build)))
+            gone = redis.Redis(port=1)
+            parts = Parts(gone, clock, KafkaLog("127.0.0.1:1"), told, lambda plan, folder: funnel(gone, telemetry=told))
+            running.append(Server(settings, parts))
             running[0].start()
         with grpc.insecure_channel(addresses(settings).grpc) as channel:
             stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)

@@ -106,8 +106,7 @@ def running(settings: Settings, valkey: str, until: Callable[..., None], tmp_pat
         process = subprocess.Popen([sys.executable, "-m", "serving.workers"], env=env, stdout=output, stderr=output)
     family: list[psutil.Process] = []
     try:
-        answers = lambda: is_marked(settings, "serve", process.pid) or process.poll() is not None  # noqa: E731
-        until(answers, "the workers", 90)
+        until(lambda: is_marked(settings, "serve", process.pid) or process.poll() is not None, "the workers", 90)
         assert process.poll() is None, log.read_text()
         family = psutil.Process(process.pid).children(recursive=True)
         yield Running(several, process, log)
