@@ -2,6 +2,7 @@
 
 import random
 import socket
+import time
 from contextlib import suppress
 
 import psutil
@@ -28,6 +29,19 @@ def is_taken(host: str, port: int) -> bool:
     return False
 
 
+def comes_free(host: str, port: int, patience_s: float = 5.0) -> bool:
+    """Whether a server can listen there, now or soon: what is killed keeps its ports until its last thread is gone.
+
+    Till then the system names nobody who has them; a port with a named holder is not waited for.
+    """
+    deadline = time.monotonic() + patience_s
+    while is_taken(host, port):
+        if time.monotonic() > deadline or _named_holder(port):
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def answers(host: str, port: int, timeout_s: float = 0.5) -> bool:
     """Whether somebody accepts connections there."""
     try:
@@ -39,13 +53,17 @@ def answers(host: str, port: int, timeout_s: float = 0.5) -> bool:
 
 def holder(port: int) -> str:
     """Name the process that listens on a port, as far as the system tells."""
-    with suppress(psutil.Error, PermissionError):
-        for connection in psutil.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    return "another process"
+    return _named_holder(port) or "another process"
 
 
 def next_free(host: str, port: int) -> int:
     """Return the first free port from ``port`` on."""
     return next((candidate for candidate in range(port, port + 100) if not is_taken(host, candidate)), free_port(host))
+
+
+def _named_holder(port: int) -> str | None:
+    with suppress(psutil.Error, PermissionError):
+        for connection in psutil.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return None

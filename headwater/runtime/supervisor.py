@@ -16,7 +16,7 @@ from typing import Any
 from headwater.errors import ConfigError, ResourceError, UnavailableError
 from headwater.files import write_whole
 from headwater.runtime.parts import Spec, environment, find
-from headwater.runtime.ports import holder, is_taken, next_free
+from headwater.runtime.ports import comes_free, holder, next_free
 from headwater.runtime.process import Process, end, last_lines, spawn, undivided
 from headwater.runtime.ready import ready_path
 from headwater.settings import Settings
@@ -213,7 +213,7 @@ def _check(settings: Settings, specs: list[Spec]) -> None:
     for spec in specs:
         for setting, port_of in spec.ports.items():
             port = port_of(settings)
-            if is_taken(settings.host, port):
+            if not comes_free(settings.host, port):
                 raise ResourceError(
                     f"{spec.name}: port {port} is taken by {holder(port)}. "
                     f"End it, or use HEADWATER_{setting.upper()}={next_free(settings.host, port + 1)}."
