@@ -63,8 +63,8 @@ def install() -> None:
     if not _runs(PYTHON):
         step("an empty environment", [uv, "venv", "--clear", "--python", sys.executable, VENV])
     step("the packages of requirements.lock (the first time: some minutes)", [
-        uv, "pip", "sync", "--require-hashes", "--python", PYTHON, LOCK,
-    ])  # fmt: skip
+        uv, "pip", "sync", "--require-hashes", "--compile-bytecode", "--python", PYTHON, LOCK,
+    ])  # fmt: skip  # compiled once: where Python may write no bytecode, each process took seconds to compile Feast
     step("headwater itself", [
         uv, "pip", "install", "--no-deps", "--no-build-isolation", "--python", PYTHON, "--editable", ROOT,
     ])  # fmt: skip
