@@ -14,12 +14,18 @@ NAMES = {
 NOTHING_WRONG = {"serve": "lists that differ from the baseline's", "swap": "requests that failed in 2 swaps, 2 workers"}
 
 
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """Where those of one size are kept for all."""
+    return tmp_path_factory.mktemp("bundles")
+
+
 @pytest.fixture
-def kept(tmp_path, monkeypatch):
-    """Bundles go to a folder of the test's own."""
-    monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
+def kept(bundles, monkeypatch):
+    """Bundles go to the tests' own folder."""
+    monkeypatch.setenv("HEADWATER_STATE_DIR", str(bundles))
     get_settings.cache_clear()
-    yield tmp_path
+    yield bundles
     get_settings.cache_clear()
 
 

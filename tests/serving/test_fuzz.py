@@ -1,6 +1,6 @@
 """Hostile requests over gRPC: each gets a clear status, none learns of the inside, and the server answers afterwards.
 
-``HEADWATER_FUZZ=100000`` draws so many of them instead of 600.
+``HEADWATER_FUZZ=100000`` draws so many of them instead of 300.
 """
 
 import os
@@ -24,7 +24,7 @@ from serving.proto.headwater.v1 import event_pb2, feature_pb2, recommendation_pb
 from serving.server import MAX_MESSAGE_BYTES, Parts, Server
 from serving.telemetry import Telemetry
 
-EXAMPLES = int(os.environ.get("HEADWATER_FUZZ", "600"))
+EXAMPLES = int(os.environ.get("HEADWATER_FUZZ", "300"))
 CLEAR = {"OK", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "NOT_FOUND"}
 INSIDE = ("Traceback", 'File "', "site-packages", ".py", "headwater/", "serving/", "Exception")
 METHODS = {

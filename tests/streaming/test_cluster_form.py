@@ -38,6 +38,10 @@ class Clustered(Platform):
         assert not done.returncode, done.stdout + done.stderr
         return json.loads(done.stdout)
 
+    def told(self) -> str:
+        """How the job is, and what its JobManager said last."""
+        return f"{self.status()}\n{self.flink.log()}"
+
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clustered]:
@@ -85,9 +89,9 @@ def test_a_task_manager_is_killed_in_the_middle(platform: Clustered, first: Sent
     platform.send(sent)
     platform.in_the_middle(before, 200)
     platform.flink.kill_task_manager()
-    until(lambda: platform.status()["state"] != "RUNNING")
+    until(lambda: platform.status()["state"] != "RUNNING", told=platform.told)
     platform.flink.start_task_manager()
-    until(lambda: platform.status()["state"] == "RUNNING")
+    until(lambda: platform.status()["state"] == "RUNNING", 300, platform.told)
     until(lambda: platform.status()["restarts"] >= 1)  # a metric, which Flink fetches now and then
     assert progress.wait_until_caught_up(platform.settings, 240)
     platform.expect_exactly(sent)
@@ -100,7 +104,9 @@ def test_a_job_stopped_with_a_savepoint_goes_on_from_it(platform: Clustered, fir
     told = health.get(f"{rest}/jobs/{job}/stop", {"targetDirectory": platform.shared.as_uri(), "drain": False})
     request = f"{rest}/jobs/{job}/savepoints/{told['request-id']}"
     until(lambda: health.get(request)["status"]["id"] == "COMPLETED")
-    savepoint, before = health.get(request)["operation"]["location"], platform.writes()
+    done, before = health.get(request)["operation"], platform.writes()
+    assert "location" in done, f"{done}\n{platform.told()}"
+    savepoint = done["location"]
     assert platform.headwater("stream", "submit", "--parallelism", "2", "--from", savepoint)["job_id"] != job
     sent = draw("third", 1_000)
     platform.send(sent)

@@ -52,6 +52,10 @@ class FlinkCluster:
         for member in [leader, *leader.children(recursive=True)]:
             member.kill()
 
+    def log(self) -> str:
+        """The last lines of the JobManager."""
+        return "\n".join(process.last_lines(self._folder / "jobmanager0" / "out", 80))
+
     def end(self) -> None:
         for started in reversed(self._started):
             process.end(started, patience_s=0)  # told to end, each waits for the others first

@@ -176,10 +176,11 @@ class Platform:
         yield by_item, sent.rows
 
 
-def until(holds: Callable[[], bool], timeout_s: float = 120) -> None:
+def until(holds: Callable[[], bool], timeout_s: float = 120, told: Callable[[], str] | None = None) -> None:
+    """Wait; ``told`` says what there was instead."""
     deadline = time.monotonic() + timeout_s
     while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, "it did not come about\n" + (told() if told else "")
         time.sleep(0.05)
 
 
