@@ -292,6 +292,7 @@ def bundle(shop: Shop) -> Bundle:
 
 @pytest.fixture(scope="session")
 def surfaces() -> Surfaces:
+    """With deadlines that hold on a slow machine too."""
     return Surfaces.model_validate(
         tomllib.loads("""
         [features]
@@ -307,11 +308,13 @@ def surfaces() -> Surfaces:
         limit = 10
         diversity = 0.0
         seen = "keep"
+        deadline_ms = 5000
         sources = { buy_it_again = 10, two_tower = 10, popular = 10, trending = 5 }
         [surfaces.discover]
         limit = 5
         diversity = 0.3
         seen = "hide"
+        deadline_ms = 5000
         sources = { two_tower = 10, popular = 10 }
         [[reasons]]
         feature = "user_item_purchases"

@@ -52,6 +52,7 @@ category = "category"
 limit = 10
 diversity = 0.0
 seen = "keep"
+deadline_ms = 5000  # the machine that runs the tests may be slow
 sources = { buy_it_again = 10, two_tower = 10, popular = 10, trending = 5 }
 [[reasons]]
 feature = "user_item_purchases"
