@@ -35,7 +35,7 @@ def write(folder: Path) -> list[Path]:
     mpl.use("svg")
     mpl.rcParams |= {"svg.hashsalt": "headwater", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
     folder.mkdir(parents=True, exist_ok=True)
-    return [_saved(_sawtooth(), folder / "sawtooth.svg"), _saved(_clocks(), folder / "two-clocks.svg")]
+    return [saved(_sawtooth(), folder / "sawtooth.svg"), saved(_clocks(), folder / "two-clocks.svg")]
 
 
 def purchases() -> list[Row]:
@@ -113,7 +113,8 @@ def _panels(heights: tuple[float, float]) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _saved(figure: Any, path: Path) -> Path:
+def saved(figure: Any, path: Path) -> Path:
+    """Write a figure, the same bytes each time, and return where it is."""
     from matplotlib import pyplot
 
     figure.savefig(path, metadata={"Date": None})

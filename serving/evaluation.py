@@ -53,11 +53,14 @@ def judge(
     """
     cutoff = epoch_ms(TEST_START)
     data = load_dataset(settings.events_dir, home_of(settings), cutoff)
-    wanted = _relevance(holdout or home_of(settings) / "holdout.parquet", data)
+    wanted = wanted_in(holdout or home_of(settings) / "holdout.parquet", data)
     judged = wanted.users
     names = [str(name) for name in data.users.ids.values[judged]]
     made = lists_of(names)
-    lists = {OURS: _dense(made.served, data.items.ids), "retrieval_only": _dense(made.retrieved, data.items.ids)}
+    lists = {
+        OURS: dense_lists(made.served, data.items.ids),
+        "retrieval_only": dense_lists(made.retrieved, data.items.ids),
+    }
     lists |= {name: make(data.bought).top_k(judged, cutoff, DEPTH) for name, make in BASELINES.items()}
     return _scores(lists, wanted, _bought_before(data), judged) | {"users": names}
 
@@ -115,7 +118,14 @@ def _metric(metric: Any, k: int, relevance: Relevance, judged: Ints, found: Ints
     return values
 
 
-def _relevance(path: Path, data: Dataset) -> Relevance:
+def wanted_in(path: Path, data: Dataset) -> Relevance:
+    """What each user bought in the held-out period, of the products that are known.
+
+    Raises
+    ------
+    DataError
+        There is no such file.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no held-out purchases. Run headwater data complete-journey first.")
     table = pq.read_table(path, columns=["user_id", "item_id"])
@@ -129,8 +139,9 @@ def _bought_before(data: Dataset) -> Relevance:
     return Relevance.from_pairs(data.bought.user, data.bought.item, len(data.users.ids), len(data.items))
 
 
-def _dense(lists: Sequence[Sequence[str]], items: Ids) -> Ints:
-    found = np.full((len(lists), DEPTH), PAD, np.int32)
+def dense_lists(lists: Sequence[Sequence[str]], items: Ids, depth: int = DEPTH) -> Ints:
+    """Lists of item ids as rows of dense numbers (n_lists, depth), padded."""
+    found = np.full((len(lists), depth), PAD, np.int32)
     for row, ids in enumerate(lists):
         found[row, : len(ids)] = items.dense(list(ids)) if ids else []
     return found
