@@ -7,19 +7,15 @@ servers with ``headwater up``. One list per household at the platform's present 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.pictures import INK, LOUD, saved
+from benchmarks.pictures import INK, LOUD, pyplot, saved
 from headwater.bench import Measure
-from headwater.datasets.complete_journey import TEST_START, epoch_ms, home_of
 from headwater.settings import get_settings
 from models.evaluation.metrics import mean, ndcg
-from models.interactions import load_dataset
 from serving.build import build_recommender
-from serving.evaluation import dense_lists, wanted_in
-from serving.funnel import Funnel
+from serving.evaluation import dense_lists, held_out, served_lists
 from serving.surfaces import DEFAULT
 from serving.tuning import read_tuning
 
@@ -58,8 +54,7 @@ def measure(size: float, *, picture: str = "") -> Sequence[Measure]:
     """
     settings = get_settings()
     funnel = build_recommender(settings)
-    data = load_dataset(settings.events_dir, home_of(settings), epoch_ms(TEST_START))
-    wanted = wanted_in(home_of(settings) / "holdout.parquet", data)
+    data, wanted = held_out(settings)
     judged = wanted.users[: max(FEWEST, int(len(wanted.users) * size))]
     names = [str(name) for name in data.users.ids.values[judged]]
     category = data.items.codes["category"]
@@ -69,7 +64,7 @@ def measure(size: float, *, picture: str = "") -> Sequence[Measure]:
         for diversity in weights:
             surface = control.surfaces.surfaces[DEFAULT].model_copy(update={"method": method, "diversity": diversity})
             surfaces = control.surfaces.model_copy(update={"surfaces": {**control.surfaces.surfaces, DEFAULT: surface}})
-            served = _served(funnel.tuned(replace(control, surfaces=surfaces)), names)
+            served = served_lists(funnel.tuned(replace(control, surfaces=surfaces)), names, PLACES)
             found = dense_lists(served, data.items.ids, PLACES)
             score = mean(ndcg(wanted.hits(judged, found), wanted.sizes[judged], PLACES))
             different = np.mean([len(set(category[row[row >= 0]])) for row in found])
@@ -77,11 +72,6 @@ def measure(size: float, *, picture: str = "") -> Sequence[Measure]:
     if picture:
         draw(points, Path(picture))
     return [_told(point, points[0]) for point in points]
-
-
-def _served(funnel: Funnel, users: Sequence[str]) -> list[list[str]]:
-    ranked = funnel.rank_all(users, PLACES)
-    return [[item.item_id for item in ranked[user].items] for user in users]
 
 
 def _told(point: Point, plain: Point) -> Measure:
@@ -94,14 +84,9 @@ def _told(point: Point, plain: Point) -> Measure:
 
 def draw(points: Sequence[Point], path: Path) -> None:
     """Categories in a list to the right, NDCG@10 upwards; each point with its weight."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7.2, 3.8), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(7.2, 3.8), layout="constrained")
     for method, colour in COLOUR.items():
-        of: list[Any] = [point for point in points if point.method == method]
+        of = [point for point in points if point.method == method]
         axes.plot([one.categories for one in of], [one.ndcg for one in of], "o-", color=colour, label=method.upper())
         for one in of:
             axes.annotate(
@@ -110,5 +95,4 @@ def draw(points: Sequence[Point], path: Path) -> None:
             )  # fmt: skip
     axes.set(xlabel="different categories in ten places", ylabel="NDCG@10")
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     saved(figure, path)

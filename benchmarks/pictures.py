@@ -30,10 +30,6 @@ INK, SOFT, LOUD, PALE = "#1f3a5f", "#7f97b2", "#c8553d", "#e3eaf2"
 
 def write(folder: Path) -> list[Path]:
     """Write both pictures, the same bytes each time, and return where they are."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams |= {"svg.hashsalt": "headwater", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
     folder.mkdir(parents=True, exist_ok=True)
     return [saved(_sawtooth(), folder / "sawtooth.svg"), saved(_clocks(), folder / "two-clocks.svg")]
 
@@ -96,10 +92,22 @@ def _clocks() -> Any:
     return figure
 
 
-def _panels(heights: tuple[float, float]) -> tuple[Any, Any]:
-    from matplotlib import pyplot
+def pyplot() -> Any:
+    """Matplotlib in the documents' style: SVG whose text is text."""
+    import matplotlib as mpl
 
-    figure, axes = pyplot.subplots(
+    mpl.use("svg")
+    mpl.rcParams |= {
+        "svg.hashsalt": "headwater", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9,
+        "axes.spines.top": False, "axes.spines.right": False,
+    }  # fmt: skip
+    from matplotlib import pyplot as plotting
+
+    return plotting
+
+
+def _panels(heights: tuple[float, float]) -> tuple[Any, Any]:
+    figure, axes = pyplot().subplots(
         2,
         1,
         sharex=True,
@@ -107,18 +115,14 @@ def _panels(heights: tuple[float, float]) -> tuple[Any, Any]:
         gridspec_kw={"height_ratios": heights},
         layout="constrained",
     )
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
     axes[1].set(xlim=(0, SPAN), xticks=range(SPAN + 1))
     return figure, axes
 
 
 def saved(figure: Any, path: Path) -> Path:
     """Write a figure, the same bytes each time, and return where it is."""
-    from matplotlib import pyplot
-
     figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    pyplot().close(figure)
     return path
 
 

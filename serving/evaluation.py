@@ -22,9 +22,11 @@ from models.baselines import BASELINES
 from models.evaluation.metrics import PAD, Floats, Ints, Relevance, mean, ndcg, paired_bootstrap, recall
 from models.interactions import Dataset, Ids, load_dataset
 from serving.build import build_recommender
+from serving.funnel import Funnel
 
 DEPTH = 20
 SEED = 20171126
+CUTOFF_MS = epoch_ms(TEST_START)
 OURS = "headwater"
 
 
@@ -51,9 +53,7 @@ def judge(
     ``ndcg@10``, ``recall@20`` (also for repeats and first purchases apart) by method, ``ndcg@10_gain`` of the funnel
     over each other method as mean and 95 % interval (bootstrap over users), and the ``users`` judged.
     """
-    cutoff = epoch_ms(TEST_START)
-    data = load_dataset(settings.events_dir, home_of(settings), cutoff)
-    wanted = wanted_in(holdout or home_of(settings) / "holdout.parquet", data)
+    data, wanted = held_out(settings, holdout)
     judged = wanted.users
     names = [str(name) for name in data.users.ids.values[judged]]
     made = lists_of(names)
@@ -61,8 +61,37 @@ def judge(
         OURS: dense_lists(made.served, data.items.ids),
         "retrieval_only": dense_lists(made.retrieved, data.items.ids),
     }
-    lists |= {name: make(data.bought).top_k(judged, cutoff, DEPTH) for name, make in BASELINES.items()}
+    lists |= {name: make(data.bought).top_k(judged, CUTOFF_MS, DEPTH) for name, make in BASELINES.items()}
     return _scores(lists, wanted, _bought_before(data), judged) | {"users": names}
+
+
+def held_out(settings: Settings, holdout: Path | None = None) -> tuple[Dataset, Relevance]:
+    """What was bought before the test period, and what each user bought in it of the products that are known.
+
+    Raises
+    ------
+    DataError
+        There is no such file.
+    """
+    data = load_dataset(settings.events_dir, home_of(settings), CUTOFF_MS)
+    return data, _relevance(holdout or home_of(settings) / "holdout.parquet", data)
+
+
+def served_lists(funnel: Funnel, users: Sequence[str], depth: int) -> list[list[str]]:
+    """Item ids of each user's list at the platform's present instant, best first.
+
+    Raises
+    ------
+    UnavailableError
+        A list was degraded: it would be judged unfairly.
+    """
+    ranked = funnel.rank_all(users, depth)
+    worse = next((f"{user} ({', '.join(ranked[user].degraded)})" for user in users if ranked[user].degraded), None)
+    if worse is not None:
+        raise UnavailableError(
+            f"evaluate: the list of {worse} was degraded, so it would be judged unfairly. Mend that."
+        )
+    return [[item.item_id for item in ranked[user].items] for user in users]
 
 
 def in_processes(settings: Settings, users: Sequence[str]) -> Lists:
@@ -85,16 +114,7 @@ def in_processes(settings: Settings, users: Sequence[str]) -> Lists:
 
 def _lists_of(settings: Settings, users: Sequence[str]) -> Lists:
     funnel = build_recommender(settings)
-    ranked = funnel.rank_all(users, DEPTH)
-    worse = next((f"{user} ({', '.join(ranked[user].degraded)})" for user in users if ranked[user].degraded), None)
-    if worse is not None:
-        raise UnavailableError(
-            f"evaluate: the list of {worse} was degraded, so it would be judged unfairly. Mend that."
-        )
-    return Lists(
-        [[item.item_id for item in ranked[user].items] for user in users],
-        [funnel.proposed_by("two_tower", user, DEPTH) for user in users],
-    )
+    return Lists(served_lists(funnel, users, DEPTH), [funnel.proposed_by("two_tower", user, DEPTH) for user in users])
 
 
 def _scores(lists: Mapping[str, Ints], wanted: Relevance, known: Relevance, judged: Ints) -> dict[str, Any]:
@@ -118,14 +138,7 @@ def _metric(metric: Any, k: int, relevance: Relevance, judged: Ints, found: Ints
     return values
 
 
-def wanted_in(path: Path, data: Dataset) -> Relevance:
-    """What each user bought in the held-out period, of the products that are known.
-
-    Raises
-    ------
-    DataError
-        There is no such file.
-    """
+def _relevance(path: Path, data: Dataset) -> Relevance:
     if not path.is_file():
         raise DataError(f"{path}: no held-out purchases. Run headwater data complete-journey first.")
     table = pq.read_table(path, columns=["user_id", "item_id"])
