@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from headwater.errors import HeadwaterError, ResourceError
 from headwater.log import configure_logging, get_logger
 from headwater.metrics import expose
-from headwater.runtime.ports import holder, is_taken
+from headwater.runtime.ports import comes_free, holder
 from headwater.runtime.ready import mark_ready, ready_path
 from headwater.settings import Settings, addresses, get_settings
 from serving.metrics_page import Gathered
@@ -218,7 +218,7 @@ class Workers:
 def _reserved(settings: Settings) -> socket.socket:
     """Hold the port without listening, so that no stranger has it while workers come and go."""
     host, port = settings.host, settings.grpc_port
-    if is_taken(host, port):
+    if not comes_free(host, port):
         raise ResourceError(
             f"grpc_port: {host}:{port} is taken by {holder(port)}. End it, or set HEADWATER_GRPC_PORT to a free port."
         )
