@@ -26,7 +26,9 @@ HOST = "127.0.0.1"
 ALONE = ("streaming", "examples", "benchmarks")
 """Folders of which each file starts servers of its own."""
 FLINK = ("cluster_form", "faults", "rocksdb", "stream_job")
-HEAVY = {"demo", "batch", "examples/test_fraud.py"} | {f"streaming/test_{name}.py" for name in FLINK}
+HEAVY = {"demo", "batch", "examples/test_fraud.py", "benchmarks/test_parity.py"} | {
+    f"streaming/test_{name}.py" for name in FLINK
+}
 """What runs Flink jobs; it comes first, and no more than two workers take it."""
 
 

@@ -15,17 +15,12 @@ NOTHING_WRONG = {"serve": "lists that differ from the baseline's", "swap": "requ
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
-    """Where those of one size are kept for all."""
-    return tmp_path_factory.mktemp("bundles")
-
-
-@pytest.fixture
-def kept(bundles, monkeypatch):
-    """Bundles go to the tests' own folder."""
-    monkeypatch.setenv("HEADWATER_STATE_DIR", str(bundles))
-    get_settings.cache_clear()
-    yield bundles
+def kept(tmp_path_factory):
+    """Bundles go to a folder of the tests' own, those of one size once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADWATER_STATE_DIR", str(tmp_path_factory.mktemp("bundles")))
+        get_settings.cache_clear()
+        yield
     get_settings.cache_clear()
 
 
