@@ -45,7 +45,10 @@ LATENCY_MS = 100
 LOOK_S, UNWELL_S, ALONE_S = 0.5, 300.0, 10.0
 """How often the job is looked at; how long it may be unwell, or without its TaskManager, before its process ends."""
 FAILURES, HEALTHY_AGAIN_S = 10, 60
-"""Flink starts a failed job again so often; after as many seconds without a failure it counts from the first."""
+"""A mini-cluster starts a failed job again so often; after as many seconds without a failure it counts from the first.
+On a cluster there is no end to it: a machine that is lost may be away for long."""
+CANCELLED_WITHIN_S = 30
+"""A task that does not end by then ends its TaskManager, which frees the slot; Flink would wait for three minutes."""
 ROCKSDB_MB = 256
 """Of native memory for RocksDB's caches and write buffers and for Python, beside the heap; shared by the slots."""
 YOUNG_SHARE = 3
@@ -91,6 +94,7 @@ def flink_options(settings: Settings, checkpoint: Path | None, rest_port: int) -
         "taskmanager.memory.network.min": "64mb",
         "taskmanager.memory.network.max": "64mb",
         "metrics.fetcher.update-interval": "2000",
+        "restart-strategy.exponential-delay.attempts-before-reset-backoff": str(FAILURES),
     }
     if settings.state_backend == "rocksdb":
         local |= {
@@ -125,11 +129,11 @@ def cluster_options(settings: Settings) -> dict[str, str]:
         "execution.checkpointing.num-retained": str(RETAINED),
         "execution.checkpointing.tolerable-failed-checkpoints": "1000",
         "execution.buffer-timeout.interval": "5 ms",
+        "task.cancellation.timeout": f"{CANCELLED_WITHIN_S} s",
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": "1 s",
         "restart-strategy.exponential-delay.max-backoff": "10 s",
         "restart-strategy.exponential-delay.reset-backoff-threshold": f"{HEALTHY_AGAIN_S} s",
-        "restart-strategy.exponential-delay.attempts-before-reset-backoff": str(FAILURES),
         "table.local-time-zone": "UTC",
         "table.exec.mini-batch.enabled": "true",
         "table.exec.mini-batch.allow-latency": f"{LATENCY_MS} ms",

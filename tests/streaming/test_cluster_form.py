@@ -38,9 +38,13 @@ class Clustered(Platform):
         assert not done.returncode, done.stdout + done.stderr
         return json.loads(done.stdout)
 
+    def runs_again(self) -> bool:
+        self.flink.supervise()
+        return bool(self.status()["state"] == "RUNNING")
+
     def told(self) -> str:
-        """How the job is, and what its JobManager said last."""
-        return f"{self.status()}\n{self.flink.log()}"
+        """How the job is, and what its servers said last."""
+        return f"{self.status()}\n{self.flink.told()}"
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,7 @@ def test_a_task_manager_is_killed_in_the_middle(platform: Clustered, first: Sent
     platform.flink.kill_task_manager()
     until(lambda: platform.status()["state"] != "RUNNING", told=platform.told)
     platform.flink.start_task_manager()
-    until(lambda: platform.status()["state"] == "RUNNING", 300, platform.told)
+    until(platform.runs_again, 300, platform.told)
     until(lambda: platform.status()["restarts"] >= 1)  # a metric, which Flink fetches now and then
     assert progress.wait_until_caught_up(platform.settings, 240)
     platform.expect_exactly(sent)

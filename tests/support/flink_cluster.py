@@ -27,7 +27,7 @@ class FlinkCluster:
         self._bin, self._folder = pyflink_home() / "bin", folder
         self._rpc, self._rest = free_port(), free_port()
         self.rest = f"http://{HOST}:{self._rest}"
-        self._started: list[process.Process] = []
+        self._started: list[tuple[Path, process.Process]] = []
         self._task_managers: list[process.Process] = []
 
     def start(self, task_managers: int) -> None:
@@ -48,16 +48,30 @@ class FlinkCluster:
 
     def kill_task_manager(self) -> None:
         """``kill -9`` of the first TaskManager and of its Python workers, as when a machine is lost."""
-        leader = psutil.Process(self._task_managers[0].pid)
+        leader = psutil.Process(self._task_managers.pop(0).pid)
         for member in [leader, *leader.children(recursive=True)]:
             member.kill()
 
-    def log(self) -> str:
-        """The last lines of the JobManager."""
-        return "\n".join(process.last_lines(self._folder / "jobmanager0" / "out", 80))
+    def supervise(self) -> None:
+        """Start another for each TaskManager that has ended by itself, as Kubernetes does.
+
+        One ends where a task cannot be cancelled within ``task.cancellation.timeout``.
+        """
+        for ended in [one for one in self._task_managers if not one.is_alive()]:
+            self._task_managers.remove(ended)
+            self.start_task_manager()
+
+    def told(self) -> str:
+        """Who runs still, and what each warned of and said last."""
+        said: list[str] = []
+        for log, one in self._started:
+            lines = process.last_lines(log, 400)
+            warned = [line for line in lines if " WARN " in line or " ERROR " in line]
+            said += [f"{log.parent.name} {'runs' if one.is_alive() else 'has ended'}:", *warned[-10:], *lines[-10:]]
+        return "\n".join(line[:300] for line in said)
 
     def end(self) -> None:
-        for started in reversed(self._started):
+        for _, started in reversed(self._started):
             process.end(started, patience_s=0)  # told to end, each waits for the others first
 
     def _spawn(self, script: str, options: tuple[str, ...]) -> process.Process:
@@ -69,5 +83,6 @@ class FlinkCluster:
             "JVM_ARGS": SHORT_RUN,
         }  # fmt: skip
         command = [str(self._bin / f"{script}.sh"), "start-foreground", *told]
-        self._started.append(process.spawn(command, folder / "out", environment))
-        return self._started[-1]
+        started = process.spawn(command, folder / "out", environment)
+        self._started.append((folder / "out", started))
+        return started
