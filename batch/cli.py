@@ -95,7 +95,7 @@ def training_set(
     from batch.session import spark_session
     from batch.shown import build_shown_rows
     from batch.training_set import LeakCheck, build_ranking_rows, build_training_set
-    from models.training import paths_of
+    from models.paths import paths_of
 
     if from_impressions:
         if labels is not None:
@@ -253,7 +253,7 @@ def skew(
     from batch.skew import skew as run
     from headwater.clock import wall_ms
     from headwater.settings import get_settings
-    from models.training import paths_of
+    from models.paths import paths_of
 
     settings = get_settings()
     found = run(settings, rows or paths_of(settings).rows, since, until)

@@ -27,7 +27,7 @@ def expect(
     from batch.cli import _begin, _now
     from batch.expect import check_events, check_served, check_training_set
     from headwater.expectations import load_expectations
-    from models.training import paths_of
+    from models.paths import paths_of
 
     settings, plan = _begin(repo)
     expectations = load_expectations(plan)

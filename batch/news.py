@@ -85,7 +85,7 @@ def find_shift(settings: "Settings") -> Shift:
     from models.bundle import check_bundle
     from models.gates import load_rules
     from models.interactions import newest_ms
-    from models.training import paths_of
+    from models.paths import paths_of
 
     borne, champion = load_rules(settings.repo).retraining.shifted_features, registry.champion(settings)
     if borne is None or champion is None:

@@ -147,8 +147,9 @@ class SparkSteps:
         return self.plan.schema_hash(self.service)
 
     def retriever(self, until_ms: int) -> str:
+        from models.paths import paths_of
         from models.requests import DEFAULT_SAMPLING
-        from models.training import paths_of, train_retriever
+        from models.training import train_retriever
 
         self.progress("towers")
         train_retriever(self.settings, self.home, DEFAULT_SAMPLING.start_ms(until_ms), self.passes)
@@ -156,8 +157,8 @@ class SparkSteps:
 
     def index(self) -> float:
         from models.index.building import ASKED, DEPTH, exact, found_share
+        from models.paths import paths_of
         from models.retriever import Retriever
-        from models.training import paths_of
 
         self.progress("index")
         held = Retriever.load(paths_of(self.settings).retriever)

@@ -35,8 +35,8 @@ from headwater.expectations import load_expectations
 from headwater.log import get_logger
 from headwater.plan import FeaturePlan, OnDemandView
 from headwater.settings import Settings
-from models.requests import DEFAULT_SAMPLING, Sampling
-from models.training import draw_training_requests, paths_of
+from models.paths import paths_of
+from models.requests import DEFAULT_SAMPLING, Sampling, draw_training_requests
 
 META = "_meta.json"
 _LABEL = re.compile("label(_(?!row$).+)?")

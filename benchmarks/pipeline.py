@@ -26,11 +26,12 @@ from headwater.registry.manifest import load_plan
 from headwater.settings import Settings
 from models.evaluation.metrics import Ints, top_k_grouped
 from models.interactions import Dataset, newest_ms, read_purchases
+from models.paths import paths_of
 from models.ranker import Ranker
 from models.ranking import fit_ranker, read_rows
 from models.requests import DEFAULT_SAMPLING, instant_requests
 from models.retriever import Retriever
-from models.training import paths_of, train_retriever
+from models.training import train_retriever
 
 SERVICE = "recommend"
 HEAP_MB = 2048

@@ -59,6 +59,7 @@ def train_retriever(
     ended goes on.
     """
     from models import training
+    from models.paths import paths_of
     from models.requests import DEFAULT_SAMPLING
 
     settings = get_settings()
@@ -72,7 +73,7 @@ def train_retriever(
     emit(
         {
             "users": len(retriever.users), "items": len(retriever.items), "examples": retriever.provenance.examples,
-            "cutoff_ms": cutoff_ms, "directory": str(training.paths_of(settings).retriever),
+            "cutoff_ms": cutoff_ms, "directory": str(paths_of(settings).retriever),
         },
         json_, "Retriever",
     )  # fmt: skip
@@ -131,8 +132,8 @@ def train_propensities(
     --from-impressions made: of items that the same user met at several positions, or of lists in random order. What is
     found is declared in objectives.toml, which the next training of the ranker reads.
     """
+    from models.paths import paths_of
     from models.propensity import read_propensities
-    from models.training import paths_of
 
     found = read_propensities(rows or paths_of(get_settings()).rows, column, randomised)
     emit(
@@ -162,8 +163,9 @@ def tune(
     """
     from models import tuning
     from models.objectives import load_objectives
+    from models.paths import paths_of
     from models.ranking import read_rows
-    from models.training import declared_config, paths_of
+    from models.training import declared_config
 
     settings = get_settings()
     paths, read = paths_of(settings), _service(settings, service, repo)
@@ -194,8 +196,9 @@ def trial(
     """
     from headwater.registry.manifest import load_plan
     from models.objectives import load_objectives
+    from models.paths import paths_of
     from models.ranking import read_rows
-    from models.training import paths_of, ranker_config
+    from models.training import ranker_config
     from models.trial import Trial, features_of, lift
 
     settings = get_settings()
@@ -249,7 +252,7 @@ def compare(
     """
     from models.bundle import load_bundle
     from models.comparison import compare_rankers
-    from models.training import paths_of
+    from models.paths import paths_of
 
     settings = get_settings()
     bundles = [load_bundle(settings.bundles_dir / version) for version in (first, second)]

@@ -12,9 +12,9 @@ from models.baselines import BASELINES
 from models.bundle import Bundle
 from models.evaluation.metrics import Floats, Interval, Ints, Relevance, coverage, mean, ndcg, paired_bootstrap, recall
 from models.interactions import load_dataset
+from models.paths import paths_of
 from models.ranking import Rows, read_rows
 from models.retriever import Retriever
-from models.training import paths_of
 from models.trips import recent_history
 
 SEED = 20171126

@@ -8,10 +8,12 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from headwater.errors import DataError
+from headwater.errors import DataError, ModelError
+from headwater.settings import Settings
 from models.candidates import SOURCES, Candidates, draw
 from models.evaluation.metrics import Ints
-from models.interactions import Ids, Interactions, Items
+from models.interactions import Ids, Interactions, Items, newest_ms, read_purchases
+from models.paths import paths_of
 from models.retriever import Retriever
 
 Instants = npt.NDArray[np.int64]
@@ -47,6 +49,27 @@ class Sampling:
 
 
 DEFAULT_SAMPLING = Sampling()
+
+
+def draw_training_requests(settings: Settings, known_until_ms: int, sampling: Sampling = DEFAULT_SAMPLING) -> pa.Table:
+    """Label rows for the point-in-time join, with the retriever in ``training/retriever``.
+
+    A clock that is ahead of the archive says nothing of what was bought since, so the archive's end counts.
+
+    Raises
+    ------
+    ModelError
+        The retriever has learned from purchases that the requests are about.
+    """
+    retriever = Retriever.load(paths_of(settings).retriever)
+    until_ms = min(known_until_ms, newest_ms(settings.events_dir) + 1)
+    start_ms, cutoff_ms = sampling.start_ms(until_ms), retriever.provenance.cutoff_ms
+    if cutoff_ms > start_ms:
+        raise ModelError(
+            f"retriever: has seen purchases up to {cutoff_ms}, but the requests begin at {start_ms}. "
+            "Train it again: headwater train retriever"
+        )
+    return draw_requests(retriever, read_purchases(settings.events_dir, until_ms), until_ms, sampling)
 
 
 def number(purchases: pd.DataFrame, users: Ids, items: Items) -> Interactions:

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from headwater.errors import ConfigError, ModelError
+from headwater.errors import ConfigError
 from headwater.log import get_logger
 from headwater.settings import Settings
 from models import registry, trends
@@ -25,8 +24,9 @@ from models.interactions import Interactions, newest_ms, read_purchases, users_o
 from models.item_texts import describe_items
 from models.lineage import code_version
 from models.objectives import DEFAULT_OBJECTIVES, Objectives, load_objectives
+from models.paths import Paths, paths_of
 from models.ranking import DEFAULT_RANKER, Fitted, RankerConfig, fit_ranker, read_rows
-from models.requests import DEFAULT_SAMPLING, Sampling, draw_requests, number
+from models.requests import number
 from models.retrieval.neighbours import neighbour_table
 from models.retriever import Provenance, Retriever
 from models.segments import Segments, find_segments
@@ -39,51 +39,6 @@ Progress = Callable[[int, int], None]
 
 def _silent(done: int, total: int) -> None:
     """Show nothing."""
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where training keeps what is not served."""
-
-    root: Path
-
-    @property
-    def retriever(self) -> Path:
-        return self.root / "retriever"
-
-    @property
-    def requests(self) -> Path:
-        """Labels and candidates without features, one Parquet file."""
-        return self.root / "requests.parquet"
-
-    @property
-    def rows(self) -> Path:
-        """The same with a feature service's columns, a folder of Parquet files."""
-        return self.root / "rows"
-
-    @property
-    def tuned(self) -> Path:
-        """Settings of the ranker that ``headwater tune`` found, and the features that they are for."""
-        return self.root / "tuned.json"
-
-    @property
-    def studies(self) -> Path:
-        """Trials of all tuning, an SQLite file."""
-        return self.root / "tuning.db"
-
-    @property
-    def trips(self) -> Path:
-        """What the towers learn from, while they do, a folder of Arrow files."""
-        return self.root / "trips"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.root / "towers.pt"
-
-
-def paths_of(settings: Settings) -> Paths:
-    """Below the state folder."""
-    return Paths(settings.training_dir)
 
 
 @dataclass(frozen=True)
@@ -196,27 +151,6 @@ def train_retriever(
     shutil.rmtree(paths.trips)
     log.info("retriever_trained", purchases=trips.n_purchases, epochs=trainer.epochs, cutoff_ms=cutoff_ms)
     return retriever
-
-
-def draw_training_requests(settings: Settings, known_until_ms: int, sampling: Sampling = DEFAULT_SAMPLING) -> pa.Table:
-    """Label rows for the point-in-time join, with the retriever in ``training/retriever``.
-
-    A clock that is ahead of the archive says nothing of what was bought since, so the archive's end counts.
-
-    Raises
-    ------
-    ModelError
-        The retriever has learned from purchases that the requests are about.
-    """
-    retriever = Retriever.load(paths_of(settings).retriever)
-    until_ms = min(known_until_ms, newest_ms(settings.events_dir) + 1)
-    start_ms, cutoff_ms = sampling.start_ms(until_ms), retriever.provenance.cutoff_ms
-    if cutoff_ms > start_ms:
-        raise ModelError(
-            f"retriever: has seen purchases up to {cutoff_ms}, but the requests begin at {start_ms}. "
-            "Train it again: headwater train retriever"
-        )
-    return draw_requests(retriever, read_purchases(settings.events_dir, until_ms), until_ms, sampling)
 
 
 def train_ranker(

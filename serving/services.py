@@ -17,7 +17,7 @@ from serving.proto.headwater.v1 import (
     recommendation_pb2,
     recommendation_pb2_grpc,
 )
-from serving.tracking import DELIVERY_S, Taken, Tracker
+from serving.tracking import Taken, Tracker
 
 MAX_REFUSALS = 100
 _IN_FLIGHT = 1000
@@ -78,7 +78,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
             raise DataError("event: missing. Pass the event to track.")
         taken = self._tracker.take(request.event)
         try:
-            taken.delivery.result(DELIVERY_S + 1)
+            taken.settle()
         except UnavailableError:
             context.set_trailing_metadata(_NOT_AGAIN)
             raise
@@ -159,7 +159,7 @@ def _await(pending: list[Taken]) -> None:
     failures: list[HeadwaterError] = []
     for taken in pending:
         try:
-            taken.delivery.result(DELIVERY_S + 1)
+            taken.settle()
         except HeadwaterError as error:
             failures.append(error)
     pending.clear()

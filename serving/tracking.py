@@ -17,7 +17,8 @@ from headwater.events import BadRecord, Event, EventLimits, parse_event
 from headwater.log import get_logger
 
 log = get_logger("serving")
-DELIVERY_S = 5.0
+DELIVERY_S, SETTLED_S = 5.0, 8.0
+"""How long the client tries, and until when it has said what came of it: it looks for what is overdue now and then."""
 QUIET_S = 10.0
 _OPTIONAL = ("item_id", "session_id", "request_id", "position", "value")
 
@@ -87,6 +88,21 @@ class Taken:
     event: Event
     ingest_ms: int
     delivery: "Future[None]"
+
+    def settle(self, within_s: float = SETTLED_S) -> None:
+        """Return once the log has it.
+
+        Raises
+        ------
+        UnavailableError
+            The log did not take it, or nobody can say. To send it again is safe: an ``event_id`` counts once.
+        """
+        try:
+            self.delivery.result(within_s)
+        except TimeoutError:
+            raise UnavailableError(
+                f"event log: nothing heard of {self.event.event_id} for {within_s:g} s. Send it again; it counts once."
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from models.evaluation.metrics import Ints
 from models.evaluation.past import look_back
 from models.gates import Gate, judged, load_rules, measure
 from models.interactions import read_purchases
+from models.paths import paths_of
 from models.ranking import DEFAULT_RANKER, Rows, read_rows, split
 from models.requests import AT, DEFAULT_SAMPLING, REQUEST
-from models.training import paths_of
 
 NEWER = "Requests newer than all that it was trained on."
 LATER = "The later requests of its own training rows, by which it was stopped and calibrated: the figures flatter it."

@@ -17,8 +17,9 @@ from models.arrivals import ALWAYS
 from models.bundle import load_bundle
 from models.comparison import compare_rankers, evaluate_rules
 from models.interactions import newest_ms, read_purchases
+from models.paths import paths_of
 from models.ranking import RankerConfig
-from models.requests import Sampling
+from models.requests import Sampling, draw_training_requests
 from models.training import Service
 from models.trends import DAY_MS
 
@@ -67,8 +68,8 @@ def settings(tmp_path_factory) -> Settings:
 def trained(settings, home):
     """Towers, requests, and rows with two stand-ins for features."""
     training.train_retriever(settings, home, SAMPLING.start_ms(newest_ms(settings.events_dir)), passes=10)
-    requests = training.draw_training_requests(settings, END, SAMPLING)
-    rows = training.paths_of(settings).rows
+    requests = draw_training_requests(settings, END, SAMPLING)
+    rows = paths_of(settings).rows
     rows.mkdir()
     habit = requests["from_buy_it_again"].cast(pa.float32())
     pq.write_table(requests.append_column("habit", habit), rows / "part-0.parquet")
@@ -109,7 +110,7 @@ def test_a_second_training_names_its_parent_and_loses_to_nobody(settings, traine
     meta, _ = training.train_ranker(settings, SERVICE, END + 9, END, RANKER)
     assert (meta.version, meta.parent) == ("2", "1")
     bundles = [load_bundle(settings.bundles_dir / version) for version in ("1", "2")]
-    comparison = compare_rankers(training.paths_of(settings).rows, *bundles)
+    comparison = compare_rankers(paths_of(settings).rows, *bundles)
     assert comparison.gain.mean == 0
     assert not comparison.is_better
     first, second = (bundle.tables.first_seen.tolist() for bundle in bundles)
@@ -121,7 +122,7 @@ def test_bundles_of_different_features_are_not_compared(settings, trained):
     meta, _ = training.train_ranker(settings, other, END, END, RANKER)
     bundles = [load_bundle(settings.bundles_dir / version) for version in ("1", meta.version)]
     with pytest.raises(ModelError, match="different feature schemas"):
-        compare_rankers(training.paths_of(settings).rows, *bundles)
+        compare_rankers(paths_of(settings).rows, *bundles)
 
 
 OBJECTIVES = """
@@ -136,7 +137,7 @@ habit = 1
 
 
 def test_what_the_repository_declares_is_in_the_bundle(settings, trained, tmp_path):
-    rows = pq.read_table(training.paths_of(settings).rows)
+    rows = pq.read_table(paths_of(settings).rows)
     value = rows["label"].to_numpy() * (1.0 + np.arange(len(rows)) % 5)
     (tmp_path / "rows").mkdir()
     pq.write_table(
@@ -156,19 +157,19 @@ def test_what_the_repository_declares_is_in_the_bundle(settings, trained, tmp_pa
 
 
 def test_retrieval_knows_nothing_of_the_requests(settings, trained):
-    held = json.loads((training.paths_of(settings).retriever / "retriever.json").read_text())
-    requests = training.draw_training_requests(settings, END, SAMPLING)
+    held = json.loads((paths_of(settings).retriever / "retriever.json").read_text())
+    requests = draw_training_requests(settings, END, SAMPLING)
     assert held["cutoff_ms"] <= requests["request_time"].to_numpy().min()
 
 
 def test_a_retriever_that_has_seen_the_answers_is_refused(settings, trained):
     with pytest.raises(ModelError, match="has seen purchases"):
-        training.draw_training_requests(settings, END - 3 * DAY_MS, SAMPLING)
+        draw_training_requests(settings, END - 3 * DAY_MS, SAMPLING)
 
 
 def test_a_clock_ahead_of_the_archive_asks_about_the_archives_end(settings, trained):
     newest = newest_ms(settings.events_dir) + 1
-    ahead = training.draw_training_requests(settings, END + 900 * DAY_MS, SAMPLING)
+    ahead = draw_training_requests(settings, END + 900 * DAY_MS, SAMPLING)
     assert ahead["request_time"].to_numpy().max() < SAMPLING.end_ms(newest)
 
 

@@ -11,8 +11,9 @@ from support.labelled import NAMES, labelled
 from headwater.errors import ConfigError, DataError
 from models.evaluation.metrics import Interval
 from models.objectives import DEFAULT_OBJECTIVES
+from models.paths import Paths
 from models.ranking import DEFAULT_RANKER, RankerConfig, Rows, read_rows
-from models.training import Paths, Service, ranker_config
+from models.training import Service, ranker_config
 from models.tuning import Tuned, keep, tune
 
 CONFIG = RankerConfig(rounds=40, least_in_leaf=10)

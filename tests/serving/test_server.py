@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from serving.live import Live
 from serving.proto.headwater.v1 import event_pb2, event_pb2_grpc
 from serving.server import EVENTS, RECOMMENDATIONS, Parts, Server
 from serving.telemetry import Telemetry
-from serving.tracking import KafkaLog
+from serving.tracking import KafkaLog, Taken
 
 NOW = 400 * DAY_MS
 
@@ -243,6 +243,11 @@ def test_a_store_that_is_down_is_unavailable_and_a_log_that_is_down_too(start) -
         client.features("recommend", {"user_id": "u1", "item_id": "a", "category": "c"})
     with pytest.raises(UnavailableError, match="event log"):
         client.track(Event("e1", "purchase", NOW, "u1"))
+
+
+def test_an_event_of_which_nothing_is_heard_may_be_sent_again() -> None:
+    with pytest.raises(UnavailableError, match=r"event log: nothing heard of e1 .* Send it again"):
+        Taken(Event("e1", "purchase", NOW, "u1"), NOW, Future()).settle(within_s=0.01)
 
 
 @pytest.mark.integration
