@@ -1,8 +1,10 @@
-"""Parts killed, stopped and starved in the middle of a stream: every tile equals what Python folds of what was sent."""
+"""Parts killed, stopped and starved in the middle of a stream: every tile equals what Python folds of what was sent.
+
+State lies in the heap; ``test_rocksdb`` and ``test_stream_job`` kill the JVM itself.
+"""
 
 import ipaddress
 import os
-import shutil
 import signal
 import sys
 import time
@@ -10,20 +12,16 @@ import time
 import psutil
 import pytest
 from support import doomed_job
-from support.parts import Platform, draw, events_sent, until
+from support.parts import Platform, events_sent, until
 
-from headwater.errors import UnavailableError
 from headwater.runtime import process
 from headwater.runtime.parts import environment
 from headwater.runtime.ready import is_marked
 from streaming import progress
-from streaming.lineage import newest_checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 EVENTS = events_sent(200_000)
-MIDDLE = EVENTS // 20
-"""Tiles after which a part is killed: there are at least twice as many as events in a tenth of the stream."""
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +30,6 @@ def platform(tmp_path_factory):
     running.start()
     yield running
     running.stop()
-
-
-def sent_and_begun(platform, name):
-    """A stream in Kafka of which the job has written a part."""
-    sent, before = draw(name, EVENTS), platform.writes()
-    platform.send(sent)
-    platform.in_the_middle(before, MIDDLE)
-    assert platform.status()["unread"] > 0 or platform.status()["lag"] > 0
-    return sent
 
 
 def expect_no_restart(platform, restarts):
@@ -60,7 +49,7 @@ def test_no_port_is_open_beyond_loopback(platform):
 
 def test_a_python_worker_is_killed(platform):
     """Flink starts the job again by itself; meanwhile it does not say that it runs."""
-    sent = sent_and_begun(platform, "worker")
+    sent = platform.sent_and_begun(EVENTS, "worker")
     victim = platform.workers()[0]
     victim.kill()
     until(lambda: not platform.part("stream").ready)
@@ -75,7 +64,7 @@ def test_a_python_worker_is_killed(platform):
 @pytest.mark.parametrize("name", ["valkey", "kafka"])
 def test_a_server_is_killed(platform, name):
     """Nothing that was acknowledged is lost with it, and the job goes on without being started again."""
-    sent, job, restarts = sent_and_begun(platform, name), platform.pid("stream"), platform.status()["restarts"]
+    sent, job, restarts = platform.sent_and_begun(EVENTS, name), platform.pid("stream"), platform.status()["restarts"]
     psutil.Process(platform.pid(name)).kill()
     until(lambda: not platform.part(name).ready)
     time.sleep(3)  # the job meets a server that is not there
@@ -87,7 +76,7 @@ def test_a_server_is_killed(platform, name):
 
 
 def test_the_store_does_not_answer_for_half_a_minute(platform):
-    sent = sent_and_begun(platform, "frozen")
+    sent = platform.sent_and_begun(EVENTS, "frozen")
     store, restarts = psutil.Process(platform.pid("valkey")), platform.status()["restarts"]
     store.send_signal(signal.SIGSTOP)
     try:
@@ -101,7 +90,7 @@ def test_the_store_does_not_answer_for_half_a_minute(platform):
 
 def test_no_room_for_checkpoints(platform):
     """Features go on being written, the reason is told, and the next checkpoint with room completes."""
-    sent = sent_and_begun(platform, "room")
+    sent = platform.sent_and_begun(EVENTS, "room")
     jvm = platform.jvm()
     _, most = jvm.rlimit(psutil.RLIMIT_FSIZE)
     jvm.rlimit(psutil.RLIMIT_FSIZE, (1_000, most))  # as a full disk, each write beyond fails
@@ -115,32 +104,6 @@ def test_no_room_for_checkpoints(platform):
         jvm.rlimit(psutil.RLIMIT_FSIZE, (most, most))
     platform.catch_up()
     assert platform.status()["checkpoint"]["problem"] is None
-    platform.expect_exactly(sent)
-
-
-def test_the_flink_jvm_is_killed_and_its_newest_checkpoint_is_corrupt(platform):
-    """Its part ends and is named with its last lines; a start is refused by the checkpoint's name.
-
-    Without that checkpoint the job goes on from an earlier one, or anew.
-    """
-    sent = sent_and_begun(platform, "jvm")
-    orphans = platform.workers()
-    platform.jvm().kill()
-    until(lambda: not platform.part("stream").ready)
-    until(lambda: platform.part("stream").last_log)
-    assert "the JVM has ended" in platform.part("stream").last_log[-1]
-    assert platform.status()["state"] == "STOPPED"
-    assert not [worker for worker in orphans if worker.is_running()]
-    newest = newest_checkpoint(platform.settings.checkpoints_dir)
-    metadata = newest / "_metadata"
-    metadata.write_bytes(metadata.read_bytes()[:-40])
-    with pytest.raises(UnavailableError, match="stream: ended while starting") as refused:
-        platform.start()
-    assert str(newest) in str(refused.value)
-    assert "remove its folder" in str(refused.value)
-    shutil.rmtree(newest)
-    platform.start()
-    platform.catch_up()
     platform.expect_exactly(sent)
 
 

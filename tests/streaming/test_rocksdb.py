@@ -1,41 +1,62 @@
-"""State in RocksDB: found again after a kill, whatever of an earlier run's checkpoints has been deleted since."""
+"""State in RocksDB: found again after a kill, whatever of earlier checkpoints is lost or has been deleted since."""
+
+import shutil
 
 import pytest
-from support.parts import Platform, draw, events_sent, until
+from support.parts import Platform, events_sent, until
 
+from headwater.errors import UnavailableError
 from streaming import progress
 from streaming.lineage import newest_checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-EVENTS = events_sent(60_000)
+EVENTS = events_sent(100_000)
 
 
-@pytest.fixture
-def platform(tmp_path):
-    running = Platform(tmp_path, state_backend="rocksdb")
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory):
+    running = Platform(tmp_path_factory.mktemp("platform"), state_backend="rocksdb")
     running.start()
     yield running
     running.stop()
 
 
-def test_each_run_goes_on_from_the_one_before_and_needs_nothing_that_only_older_runs_kept(platform):
-    """Checkpoints share files within a run: a second kill would find out what the first run's folder still held."""
-    sent, groups = [], set()
-    for number in range(2):
-        sent.append(draw(f"run{number}", EVENTS))
-        before = platform.writes()
-        platform.send(sent[-1])
-        platform.in_the_middle(before, EVENTS // 20)
-        until(lambda: newest_checkpoint(platform.settings.checkpoints_dir) is not None)
-        earlier = newest_checkpoint(platform.settings.checkpoints_dir).parent
-        platform.jvm().kill()
-        until(lambda: not platform.part("stream").ready)
-        until(lambda: platform.part("stream").last_log)  # its process has ended too
+def test_the_flink_jvm_is_killed_and_its_newest_checkpoint_is_corrupt(platform):
+    """Its part ends and is named with its last lines; a start is refused by the checkpoint's name.
+
+    Without that checkpoint the job goes on from an earlier one, or anew.
+    """
+    sent = platform.sent_and_begun(EVENTS, "jvm")
+    orphans = platform.workers()
+    platform.jvm().kill()
+    until(lambda: not platform.part("stream").ready)
+    until(lambda: platform.part("stream").last_log)
+    assert "the JVM has ended" in platform.part("stream").last_log[-1]
+    assert platform.status()["state"] == "STOPPED"
+    assert not [worker for worker in orphans if worker.is_running()]
+    newest = newest_checkpoint(platform.settings.checkpoints_dir)
+    metadata = newest / "_metadata"
+    metadata.write_bytes(metadata.read_bytes()[:-40])
+    with pytest.raises(UnavailableError, match="stream: ended while starting") as refused:
         platform.start()
-        groups.add(progress.running_job(platform.settings).group)
-        platform.catch_up()
-        until(lambda earlier=earlier: not earlier.exists())
-    assert len(groups) == 1  # state that begins anew has a group of its own
-    for part in sent:
-        platform.expect_exactly(part)
+    assert str(newest) in str(refused.value)
+    assert "remove its folder" in str(refused.value)
+    shutil.rmtree(newest)
+    platform.start()
+    platform.catch_up()
+    platform.expect_exactly(sent)
+
+
+def test_a_run_needs_nothing_that_only_older_runs_kept(platform):
+    """Checkpoints share files within a run: this second kill finds out what the first run's folder still held."""
+    sent, group = platform.sent_and_begun(EVENTS, "again"), progress.running_job(platform.settings).group
+    earlier = newest_checkpoint(platform.settings.checkpoints_dir).parent
+    platform.jvm().kill()
+    until(lambda: not platform.part("stream").ready)
+    until(lambda: platform.part("stream").last_log)  # its process has ended too
+    platform.start()
+    assert progress.running_job(platform.settings).group == group  # state that begins anew has a group of its own
+    platform.catch_up()
+    until(lambda: not earlier.exists())
+    platform.expect_exactly(sent)
