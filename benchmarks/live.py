@@ -15,11 +15,11 @@ from headwater.online.connect import connect
 from headwater.settings import addresses, get_settings
 from serving.client import Client
 from serving.demo.live import changed_answer, freshness_ms
+from serving.demo.story import COUNTER
 from serving.evaluation import held_out
 
 HOUSEHOLDS, FEWEST = 200, 10
 MOST_MS = 1_000
-COUNTER = ("user_state", "user_purchases_90d")
 
 
 def measure(size: float) -> Sequence[Measure]:

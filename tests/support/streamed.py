@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,13 @@ def disorder(seed: int, n: int, first: int) -> list[tuple[bytes | None, bytes | 
     return records
 
 
+_records, _readings = count(1), count(10_001)
+"""What is next of the ids of odd records."""
+
+
 def record(**changes: object) -> bytes:
     """A record that would count, but for the changes; each its own event."""
-    record.made = getattr(record, "made", 0) + 1  # type: ignore[attr-defined]
-    whole = {"event_id": f"odd{record.made}", "event_type": "purchase", "event_time": START, "user_id": "ü1"}
+    whole = {"event_id": f"odd{next(_records)}", "event_type": "purchase", "event_time": START, "user_id": "ü1"}
     return json.dumps({**whole, **changes}).encode()
 
 
@@ -185,8 +189,7 @@ ODD = [
 
 def reading(**changes: object) -> bytes:
     """A sensor's record that would count, but for the changes; each its own."""
-    reading.made = getattr(reading, "made", 10_000) + 1  # type: ignore[attr-defined]
-    return json.dumps({"reading": reading.made, "at": START, "Sensor": "s1", **changes}).encode()  # type: ignore[attr-defined]
+    return json.dumps({"reading": next(_readings), "at": START, "Sensor": "s1", **changes}).encode()
 
 
 def written(**literals: str) -> bytes:
