@@ -23,7 +23,7 @@ from headwater.runtime.jars import flink_jars
 from headwater.runtime.java import SHORT_RUN
 from headwater.runtime.parts import environment
 from headwater.settings import Settings
-from streaming import health
+from streaming import health, patches
 from streaming.health import RunFacts
 
 GROUP, STATEMENTS = "headwater.group", "headwater.statements"
@@ -130,12 +130,13 @@ def _command(rest: str, parallelism: int | None, savepoint: str | None) -> list[
     ]  # fmt: skip
 
 
-def jars() -> str:
+def jars(settings: Settings) -> str:
     """What a job takes to a cluster, as ``pipeline.jars``: naming any displaces that of Flink's Python, so it is named.
 
-    Flink's client would overwrite what it is given on its command line.
+    Flink's client would overwrite what it is given on its command line. What is patched goes before it.
     """
-    named = [*flink_jars(), *sorted((pyflink_home() / "opt").glob("flink-python-*.jar"))]
+    patched = patches.patched_jar(pyflink_home(), settings.state_dir / "flink")
+    named = [*flink_jars(), patched, *sorted((pyflink_home() / "opt").glob("flink-python-*.jar"))]
     return ";".join(jar.resolve().as_uri() for jar in named)
 
 

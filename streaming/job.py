@@ -32,7 +32,7 @@ from headwater.runtime.java import STREAMING, find_java
 from headwater.runtime.ports import free_port
 from headwater.runtime.ready import mark_ready, ready_path
 from headwater.settings import Settings, addresses, get_settings
-from streaming import cluster, health, loopback, telemetry
+from streaming import cluster, health, patches, telemetry
 from streaming.health import Health, RunFacts
 from streaming.layout import Layout
 from streaming.lineage import begin, drop_others, first_cuts
@@ -47,8 +47,6 @@ LOOK_S, UNWELL_S, ALONE_S = 0.5, 300.0, 10.0
 FAILURES, HEALTHY_AGAIN_S = 10, 60
 """A mini-cluster starts a failed job again so often; after as many seconds without a failure it counts from the first.
 On a cluster there is no end to it: a machine that is lost may be away for long."""
-CANCELLED_WITHIN_S = 30
-"""A task that does not end by then ends its TaskManager, which frees the slot; Flink would wait for three minutes."""
 ROCKSDB_MB = 256
 """Of native memory for RocksDB's caches and write buffers and for Python, beside the heap; shared by the slots."""
 YOUNG_SHARE = 3
@@ -129,7 +127,6 @@ def cluster_options(settings: Settings) -> dict[str, str]:
         "execution.checkpointing.num-retained": str(RETAINED),
         "execution.checkpointing.tolerable-failed-checkpoints": "1000",
         "execution.buffer-timeout.interval": "5 ms",
-        "task.cancellation.timeout": f"{CANCELLED_WITHIN_S} s",
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": "1 s",
         "restart-strategy.exponential-delay.max-backoff": "10 s",
@@ -157,7 +154,7 @@ def jvm_environment(settings: Settings) -> dict[str, str]:
             f"-Djava.awt.headless=true -Dheadwater.log={log}"
         ),
         "FLINK_HOME": str(cluster.pyflink_home()),  # else pyflink sets the next one itself
-        "FLINK_LIB_DIR": str(loopback.library(cluster.pyflink_home(), settings.state_dir.resolve() / "flink" / "lib")),
+        "FLINK_LIB_DIR": str(patches.library(cluster.pyflink_home(), settings.state_dir.resolve() / "flink" / "lib")),
         "LOG4J_PROPERTIES": str(LOG4J),
         "FLINK_LOG_DIR": str(log.parent),
         # Else pyflink runs the sink within this process, behind a port open to all, and keeps idle workers beside it.
@@ -340,11 +337,10 @@ def submit(settings: Settings) -> None:
     plan = load_plan(settings.repo)
     group, told = cluster.parameters(plan.project, program_of(plan, settings).statements)
     storage = settings.checkpoints or settings.checkpoints_dir.resolve().as_uri()
-    options = (
-        cluster_options(settings) | told | {"execution.checkpointing.dir": storage, "pipeline.jars": cluster.jars()}
-    )
+    own = {"execution.checkpointing.dir": storage, "pipeline.jars": cluster.jars(settings)}
     with connect(addresses(settings).redis) as store:
         cuts = first_cuts(plan, store, cluster_of(plan, settings))
+    options = cluster_options(settings) | told | own
     flink.start(program_of(plan, settings, group, cuts=cuts), addresses(settings).redis, options)
 
 

@@ -53,10 +53,7 @@ class FlinkCluster:
             member.kill()
 
     def supervise(self) -> None:
-        """Start another for each TaskManager that has ended by itself, as Kubernetes does.
-
-        One ends where a task cannot be cancelled within ``task.cancellation.timeout``.
-        """
+        """Start another for each TaskManager that has ended by itself, as Kubernetes does."""
         for ended in [one for one in self._task_managers if not one.is_alive()]:
             self._task_managers.remove(ended)
             self.start_task_manager()

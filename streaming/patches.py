@@ -1,9 +1,14 @@
-"""Keep the ports on which Beam, inside Flink, waits for its Python workers on loopback.
+"""Two classes of Flink's Python jar, each replaced by itself with a call made otherwise.
 
-Beam takes the loopback address, tells the workers so, and then listens on all addresses
-(``ServerFactory.InetSocketAddressServerFactory.createServer`` calls ``NettyServerBuilder.forPort(address.getPort())``);
-no setting changes that. So the one class is copied out of Flink's jar with that call made ``forAddress(address)``, and
-its jar lies in front of Flink's on the class path. A Flink whose class looks different is refused, not run open.
+- Beam takes the loopback address for the ports on which it waits for Python workers, tells the workers so, and then
+  listens on all addresses (``ServerFactory.InetSocketAddressServerFactory.createServer`` calls
+  ``NettyServerBuilder.forPort(address.getPort())``); no setting changes that. The call is made ``forAddress(address)``.
+- A task that is cancelled is interrupted. If that finds it writing a batch for Python, the batch's channel closes, and
+  ``ArrowSerializer.close`` then fails to write the mark of the stream's end, which nobody would read. Flink holds a
+  failure to clean up for fatal and ends the TaskManager, with which a mini-cluster is lost. The mark is not written.
+
+The classes are copied into a jar that lies in front of Flink's on the class path. A Flink whose classes look different
+is refused, not run as it is.
 
 References
 ----------
@@ -16,12 +21,13 @@ from pathlib import Path
 
 from headwater.errors import ResourceError
 
-CLASS = "org/apache/beam/sdk/fn/server/ServerFactory$InetSocketAddressServerFactory.class"
-_JAR = "headwater-loopback.jar"
+SERVER = "org/apache/beam/sdk/fn/server/ServerFactory$InetSocketAddressServerFactory.class"
+SERIALIZER = "org/apache/flink/table/runtime/arrow/serializers/ArrowSerializer.class"
+_JAR = "headwater-flink.jar"
 _UTF8, _CLASS, _METHOD, _NAME_AND_TYPE = 1, 7, 10, 12
 _SIZES = {3: 5, 4: 5, 5: 9, 6: 9, 7: 3, 8: 3, 9: 5, 10: 5, 11: 5, 12: 5, 15: 4, 16: 3, 17: 5, 18: 5, 19: 3, 20: 3}
 """Bytes of a constant by its tag, but for texts."""
-_INVOKE_VIRTUAL, _INVOKE_STATIC, _NOP = b"\xb6", b"\xb8", b"\0"
+_LOAD_THIS, _GET_FIELD, _INVOKE_VIRTUAL, _INVOKE_STATIC, _NOP = b"\x2a", b"\xb4", b"\xb6", b"\xb8", b"\0"
 
 
 def library(flink: Path, into: Path) -> Path:
@@ -35,17 +41,26 @@ def library(flink: Path, into: Path) -> Path:
     Raises
     ------
     ResourceError
-        Flink's class is another than the one known here.
+        A class of Flink's is another than the one known here.
     """
     into.mkdir(parents=True, exist_ok=True)
     for left in into.iterdir():
         left.unlink()
     for jar in (flink / "lib").glob("*.jar"):
         (into / jar.name).symlink_to(jar.resolve())
-    (python,) = (flink / "opt").glob("flink-python*.jar")
-    with zipfile.ZipFile(python) as held, zipfile.ZipFile(into / _JAR, "w") as ours:
-        ours.writestr(CLASS, on_its_address(held.read(CLASS), python.name))
+    patched_jar(flink, into)
     return into
+
+
+def patched_jar(flink: Path, into: Path) -> Path:
+    """Write the jar of the two classes; raises as :func:`library` does."""
+    into.mkdir(parents=True, exist_ok=True)
+    (python,) = (flink / "opt").glob("flink-python*.jar")
+    made = into / _JAR
+    with zipfile.ZipFile(python) as held, zipfile.ZipFile(made, "w") as ours:
+        ours.writestr(SERVER, on_its_address(held.read(SERVER), python.name))
+        ours.writestr(SERIALIZER, without_end_mark(held.read(SERIALIZER), python.name))
+    return made
 
 
 def on_its_address(code: bytes, where: str) -> bytes:
@@ -64,8 +79,29 @@ def on_its_address(code: bytes, where: str) -> bytes:
             more, by_address = pool.with_method(by_port, "forAddress", "(Ljava/net/SocketAddress;)")
             body = code[pool.end :].replace(before, _NOP * 3 + _INVOKE_STATIC + struct.pack(">H", by_address))
             return code[:8] + struct.pack(">H", by_address + 1) + code[10 : pool.end] + more + body
-    raise ResourceError(
-        f"{where}: its {CLASS} is not the one that is kept on loopback here. Install the versions of requirements.lock."
+    raise _unknown(SERVER, where)
+
+
+def without_end_mark(code: bytes, where: str) -> bytes:
+    """Return the class whose closing does not end its stream, and frees what it holds as before.
+
+    Raises
+    ------
+    ResourceError
+        The call is not there, once, on a field of its own.
+    """
+    end = _Pool(code).method("end", "()V")
+    if end is not None:
+        call = _INVOKE_VIRTUAL + struct.pack(">H", end)
+        at = code.find(call) - 4
+        if code.count(call) == 1 and code[at : at + 2] == _LOAD_THIS + _GET_FIELD:
+            return code[:at] + _NOP * 7 + code[at + 7 :]
+    raise _unknown(SERIALIZER, where)
+
+
+def _unknown(name: str, where: str) -> ResourceError:
+    return ResourceError(
+        f"{where}: its {name} is not the one that is patched here. Install the versions of requirements.lock."
     )
 
 
