@@ -13,7 +13,8 @@ from headwater.errors import ResourceError
 
 OLDEST, NEWEST = 17, 23
 """From 24 on, the file system layer inside Spark 4.1 (Hadoop 3.4) finds a method gone that it starts with."""
-_QUICK_START = "-XX:TieredStopAtLevel=1"
+_QUICK_START = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
+"""One compiler alone would have 48 MB for its code, which Spark fills: what was thrown out was then compiled anew."""
 SHORT_RUN = f"{_QUICK_START} -XX:+UseSerialGC"
 """For what runs a few minutes on a few cores: the optimising compiler took half the CPU of a backfill's JVM, and more
 than a broker's work on 50,000 events."""

@@ -190,7 +190,7 @@ def until(holds: Callable[[], bool], timeout_s: float = 120, told: Callable[[], 
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, "it did not come about\n" + (told() if told else "")
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def events_sent(full: int) -> int:
