@@ -4,19 +4,17 @@ State lies in the heap; ``test_rocksdb`` and ``test_stream_job`` kill the JVM it
 """
 
 import ipaddress
-import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
 from support import doomed_job
 from support.parts import Platform, events_sent, until
 
-from headwater.runtime import process
-from headwater.runtime.parts import environment
-from headwater.runtime.ready import is_marked
+from headwater.runtime import parts
 from streaming import progress
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -26,10 +24,17 @@ EVENTS = events_sent(200_000)
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory):
-    running = Platform(tmp_path_factory.mktemp("platform"))
-    running.start()
-    yield running
-    running.stop()
+    """The job ends its TaskManager when it is told to, which the last test does."""
+    doomed = [
+        replace(part, command=lambda settings: [sys.executable, doomed_job.__file__]) if part.name == "stream" else part
+        for part in parts.PARTS
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "PARTS", tuple(doomed))
+        running = Platform(tmp_path_factory.mktemp("platform"))
+        running.start()
+        yield running
+        running.stop()
 
 
 def expect_no_restart(platform, restarts):
@@ -107,17 +112,11 @@ def test_no_room_for_checkpoints(platform):
     platform.expect_exactly(sent)
 
 
-def test_the_task_manager_is_gone(platform, tmp_path):
+def test_the_task_manager_is_gone(platform):
     """Flink would wait for another, which a mini-cluster never starts: the process ends and says why."""
-    platform.stop("stream")
-    log = tmp_path / "doomed.log"
-    doomed = process.spawn([sys.executable, doomed_job.__file__], log, environment(platform.settings))
-    try:
-        until(lambda: is_marked(platform.settings, "stream", doomed.pid))
-        os.kill(doomed.pid, signal.SIGUSR1)
-        until(lambda: not is_marked(platform.settings, "stream", doomed.pid))
-        assert platform.status()["state"] != "RUNNING"
-        until(lambda: not doomed.is_alive())
-    finally:
-        process.end(doomed)
-    assert "NO_TASK_MANAGER" in process.last_lines(log)[-1]
+    doomed = psutil.Process(platform.pid("stream"))
+    doomed.send_signal(signal.SIGUSR1)
+    until(lambda: not platform.part("stream").ready)
+    assert platform.status()["state"] != "RUNNING"
+    doomed.wait(60)
+    assert "NO_TASK_MANAGER" in platform.log().splitlines()[-1]
