@@ -16,7 +16,8 @@ from headwater.settings import Settings
 CORES = 2
 FIRST_JARS = (
     "spark-catalyst_", "spark-sql_", "spark-core_", "scala-library-", "spark-sql-api_", "spark-common-utils_",
-    "janino-", "commons-compiler-", "hadoop-client-api-", "arrow-", "parquet-", "netty-", "jackson-",
+    "janino-", "commons-compiler-", "scala-reflect-", "hadoop-client-api-", "jackson-databind-", "parquet-column-",
+    "arrow-vector-", "log4j-core-",
 )  # fmt: skip
 """How the jars begin that most classes come from. A class is looked for in one jar after the other, which are 287 in no
 order; these are asked before them."""
@@ -71,8 +72,8 @@ def spark_session(settings: Settings) -> Any:
 
 def first_jars() -> list[Path]:
     """Spark's jars that go before the others on the class path."""
-    held = files("pyspark") / "jars"
-    return [jar for begin in FIRST_JARS for jar in sorted(Path(str(held)).glob(f"{begin}*.jar"))]
+    jars = Path(str(files("pyspark"))) / "jars"
+    return [jar for begin in FIRST_JARS for jar in sorted(jars.glob(f"{begin}*.jar"))]
 
 
 def end_session() -> None:

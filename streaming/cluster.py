@@ -135,8 +135,8 @@ def jars(settings: Settings) -> str:
 
     Flink's client would overwrite what it is given on its command line. What is patched goes before it.
     """
-    patched = patches.patched_jar(pyflink_home(), settings.state_dir / "flink")
-    named = [*flink_jars(), patched, *sorted((pyflink_home() / "opt").glob("flink-python-*.jar"))]
+    flink = pyflink_home()
+    named = [*flink_jars(), patches.patched_jar(flink, settings.state_dir / "flink"), patches.python_jar(flink)]
     return ";".join(jar.resolve().as_uri() for jar in named)
 
 

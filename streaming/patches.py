@@ -55,12 +55,17 @@ def library(flink: Path, into: Path) -> Path:
 def patched_jar(flink: Path, into: Path) -> Path:
     """Write the jar of the two classes; raises as :func:`library` does."""
     into.mkdir(parents=True, exist_ok=True)
-    (python,) = (flink / "opt").glob("flink-python*.jar")
-    made = into / _JAR
+    python, made = python_jar(flink), into / _JAR
     with zipfile.ZipFile(python) as held, zipfile.ZipFile(made, "w") as ours:
         ours.writestr(SERVER, on_its_address(held.read(SERVER), python.name))
         ours.writestr(SERIALIZER, without_end_mark(held.read(SERIALIZER), python.name))
     return made
+
+
+def python_jar(flink: Path) -> Path:
+    """Flink's own jar of what runs Python."""
+    (jar,) = (flink / "opt").glob("flink-python-*.jar")
+    return jar
 
 
 def on_its_address(code: bytes, where: str) -> bytes:

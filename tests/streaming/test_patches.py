@@ -21,8 +21,7 @@ Patch = Callable[[bytes, str], bytes]
 @pytest.fixture(scope="module")
 def flinks() -> dict[Patch, bytes]:
     """The class that each patch is of, as Flink has it."""
-    (jar,) = (cluster.pyflink_home() / "opt").glob("flink-python*.jar")
-    with zipfile.ZipFile(jar) as held:
+    with zipfile.ZipFile(patches.python_jar(cluster.pyflink_home())) as held:
         return {
             patches.on_its_address: held.read(patches.SERVER), patches.without_end_mark: held.read(patches.SERIALIZER),
         }  # fmt: skip
