@@ -23,7 +23,7 @@ status: install  ## what runs, and whether it answers
 	@$(BIN)/headwater status
 
 test: install  ## all tests, with the real servers
-	@$(BIN)/python -m pytest -n 3
+	@$(BIN)/python -m pytest -n 4
 
 gpu-smoke: install  ## train on this machine's GPU, if it has one, and hold it to the CPU
 	@$(BIN)/python -m pytest -rs tests/models/test_gpu.py

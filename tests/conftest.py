@@ -23,20 +23,21 @@ for _name in [name for name in os.environ if name.startswith("PROMETHEUS_MULTIPR
     del os.environ[_name]
 importlib.import_module("prometheus_client")  # before Feast
 HOST = "127.0.0.1"
-ALONE = ("streaming", "examples", "benchmarks")
-"""Folders of which each file starts servers of its own."""
+ALONE = ("streaming", "examples", "benchmarks", "models")
+"""Folders of which each file starts servers of its own, or none."""
 FLINK = ("cluster_form", "faults", "rocksdb", "stream_job")
 HEAVY = {"demo", "batch", "examples/test_fraud.py", "benchmarks/test_parity.py"} | {
     f"streaming/test_{name}.py" for name in FLINK
 }
-"""What runs Flink jobs; it comes first, and no more than two workers take it."""
+"""What runs Flink jobs or Spark; it comes first, and is taken by two workers while there is anything else to do."""
 
 
 class ByServers(LoadScopeScheduling):
     """Tests that share servers go to one worker, in the order in which they were collected.
 
-    A Flink job is waited for more than it computes, so that two leave half the cores idle; three at once are too much
-    for the patience of tests that kill one of them. So the workers after the second take what is light.
+    A Flink job is waited for more than it computes, so that two leave half the cores idle, and what is light fills them.
+    Three at once are enough for the patience of tests that kill one of them: the third worker takes such tests when
+    nothing light is left, the fourth never.
     """
 
     def _reschedule(self, node: Any) -> None:
@@ -52,7 +53,8 @@ class ByServers(LoadScopeScheduling):
         """Name what a worker does next, if there is anything for it."""
         heavy = [scope for scope in self.workqueue if scope in HEAVY]
         light = [scope for scope in self.workqueue if scope not in HEAVY]
-        takes = heavy + light if self.nodes.index(node) < 2 else light
+        number = self.nodes.index(node)
+        takes = heavy + light if number < 2 else light + heavy if number == 2 else light
         return next(iter(takes), None)
 
     def _split_scope(self, nodeid: str) -> str:
