@@ -46,7 +46,9 @@ def spark_session(settings: Settings) -> Any:
         "spark.driver.host": settings.host,
         "spark.driver.bindAddress": settings.host,
         "spark.driver.extraClassPath": os.pathsep.join(map(str, first_jars())),
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{logging} {_unsafe(java)} {SHORT_RUN}",
+        "spark.driver.extraJavaOptions": (
+            f"-Dlog4j2.configurationFile=file:{logging} -Djava.io.tmpdir={scratch} {_unsafe(java)} {SHORT_RUN}"
+        ),
         "spark.python.daemon.module": "batch.daemon",
         "spark.ui.enabled": "false",
         "spark.sql.sources.parallelPartitionDiscovery.threshold": 10_000,  # faster than a job of its own

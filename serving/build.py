@@ -1,9 +1,10 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import redis
 
@@ -37,6 +38,9 @@ from serving.surfaces import SEARCH, FeatureNames, SourceSettings, Surfaces
 from serving.telemetry import Telemetry
 from serving.tuning import Tuning, read_tuning
 
+NONE_SUCH = ("none such",)
+"""An item to look up, so that all of them have their numbers."""
+
 
 @dataclass(frozen=True)
 class Builder:
@@ -51,6 +55,8 @@ class Builder:
     """By project: a bundle that is loaded while the store is down knows what the one before it knew."""
     run_dir: Path | None = None
     """Where what the processes of a server share may lie; without one each request asks the store for its items."""
+    mirrors: MutableMapping[Path, Mirror] = field(default_factory=WeakValueDictionary)
+    """By file: a bundle of the same items as the one before reads on, and nothing is filled anew."""
     records: bool = True
     """Whether what is recommended is shown to somebody, and remembered as that."""
     tunings: dict[Path, Tuning] = field(default_factory=dict)
@@ -86,7 +92,7 @@ class Builder:
             bundle=bundle,
             surfaces=config.surfaces,
             names=config.features,
-            state=Remembering(StateReader(reader, config.features, loaded.users, loaded.items)),
+            state=Remembering(StateReader.of(reader, config.features, loaded.users, loaded.items)),
             features=Hydration(reader, self._items(plan, config.features, loaded.items.ids.tolist())),
             availability=StoredAvailability(self._withdrawn_of(plan.project), loaded.items),
             rules=RuleBook(Path(plan.repo) / rules.FILE, loaded.items),
@@ -121,14 +127,15 @@ class Builder:
     def _items(self, plan: FeaturePlan, names: FeatureNames, ids: Sequence[str]) -> Mirror | None:
         if self.run_dir is None:
             return None
-        return mirrored(self.store, plan, self.clock, names.ranker, names.item, ids, self.run_dir / "items")
+        folder = self.run_dir / "items"
+        return mirrored(self.store, plan, self.clock, names.ranker, names.item, ids, folder, self.mirrors)
 
     def _withdrawn_of(self, project: str) -> Withdrawn:
         return self.withdrawn.setdefault(project, Withdrawn(self.store, project, self.guard))
 
     def build_warm(self, plan: FeaturePlan, folder: Path) -> Funnel:
         """Build, and make a list that nobody sees, so that no request waits for what is done once: loops compiled,
-        connections opened, pages of the index read.
+        connections opened, ids numbered, pages of the index read.
 
         Raises
         ------
@@ -140,7 +147,9 @@ class Builder:
         for surface in funnel.surfaces:
             query = surface == SEARCH
             unseen.run(
-                sought(funnel.surfaces, "nobody", "any", 0, (), {}, {}) if query else funnel.request("nobody", surface)
+                sought(funnel.surfaces, "nobody", "any", 0, NONE_SUCH, {}, {})
+                if query
+                else funnel.request("nobody", surface, exclude=NONE_SUCH)
             )
         return funnel
 

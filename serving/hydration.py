@@ -3,7 +3,7 @@
 import fcntl
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +42,19 @@ class Hydration:
 
 
 def mirrored(
-    store: redis.Redis, plan: FeaturePlan, clock: Clock, service: str, join_key: str, ids: Sequence[str], folder: Path
+    store: redis.Redis,
+    plan: FeaturePlan,
+    clock: Clock,
+    service: str,
+    join_key: str,
+    ids: Sequence[str],
+    folder: Path,
+    known: MutableMapping[Path, Mirror],
 ) -> Mirror | None:
     """The mirror of a service's item views, which this process keeps current while no other does.
 
-    It ends with what is returned. ``None`` where there are no such views.
+    It ends with what is returned. ``None`` where there are no such views. One that is ``known`` by its file is returned
+    again, and a new one is put there.
     """
     layout = Layout.of(plan, service, join_key)
     if not layout.views:
@@ -54,7 +62,10 @@ def mirrored(
     folder.mkdir(parents=True, exist_ok=True)
     where = store.connection_pool.connection_kwargs
     path = layout.file(folder, ids, plan.project, *(str(where.get(name)) for name in ("path", "host", "port", "db")))
+    if (held := known.get(path)) is not None:
+        return held
     mirror, ended = Mirror(layout, ids, path), threading.Event()
+    known[path] = mirror
     weakref.finalize(mirror, ended.set)
     keeping = _Keeping(Keeper(store, plan, clock, layout, ids, path), ended)
     threading.Thread(target=keeping.run, name="mirror", daemon=True).start()

@@ -2,7 +2,6 @@
 
 import threading
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -24,12 +23,13 @@ class StateReader:
     reader: OnlineReader
     names: FeatureNames
     users: Numbering
-    items: Catalogue
+    items: Names
+    """The catalogue's ids: found without a look-up in Python for each of a thousand items."""
 
-    @cached_property
-    def _numbers(self) -> Names:
-        """The catalogue's, without a look-up in Python for each of a thousand items."""
-        return Names.of(packed(self.items.ids.tolist()))
+    @classmethod
+    def of(cls, reader: OnlineReader, names: FeatureNames, users: Numbering, items: Catalogue) -> "StateReader":
+        """For the users and items of a bundle."""
+        return cls(reader, names, users, Names.of(packed(items.ids.tolist())))
 
     def unknown(self, user_id: str) -> UserState:
         """What is left where the store does not answer: who it is."""
@@ -52,7 +52,7 @@ class StateReader:
         wanted = {names.own: (names.own_weight, names.own_newest)}
         read = self.reader.read_views({names.own: keys}, held=held, features=wanted)[names.own]
         values = read.values
-        items = self._numbers.find(packed(keys.columns[1])).astype(np.int32)
+        items = self.items.find(packed(keys.columns[1])).astype(np.int32)
         weight = np.nan_to_num(np.asarray(values[names.own_weight], np.float64))
         newest = np.nan_to_num(np.asarray(values[names.own_newest], np.float64))
         age_ms = read.at - newest.astype(np.int64)

@@ -145,13 +145,15 @@ def jvm_environment(settings: Settings) -> dict[str, str]:
     """What pyflink's launcher reads: which Java, how much heap, and where it logs."""
     log = settings.log_dir.resolve() / "flink.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    scratch = scratch_of(settings)
+    scratch.mkdir(parents=True, exist_ok=True)
     return {
         "JAVA_HOME": str(find_java().home),
         "JVM_ARGS": (
             f"-Xms{settings.flink_heap_mb}m -Xmx{settings.flink_heap_mb}m "
             f"-Xmn{settings.flink_heap_mb // YOUNG_SHARE}m {STREAMING} "
             "-XX:+ExitOnOutOfMemoryError "
-            f"-Djava.awt.headless=true -Dheadwater.log={log}"
+            f"-Djava.awt.headless=true -Dheadwater.log={log} -Djava.io.tmpdir={scratch}"
         ),
         "FLINK_HOME": str(cluster.pyflink_home()),  # else pyflink sets the next one itself
         "FLINK_LIB_DIR": str(patches.library(cluster.pyflink_home(), settings.state_dir.resolve() / "flink" / "lib")),
@@ -160,6 +162,11 @@ def jvm_environment(settings: Settings) -> dict[str, str]:
         # Else pyflink runs the sink within this process, behind a port open to all, and keeps idle workers beside it.
         "_python_worker_execution_mode": "process",
     }
+
+
+def scratch_of(settings: Settings) -> Path:
+    """Where Flink unpacks its jars, a hundred megabytes, and keeps other files of a run."""
+    return settings.state_dir.resolve() / "flink" / "tmp"
 
 
 def cluster_of(plan: FeaturePlan, settings: Settings) -> str:
@@ -197,10 +204,9 @@ class Run:
         plan = load_plan(settings.repo)
         start, cuts = begin(plan, settings, cluster_of(plan, settings))
         lineage, checkpoint = start.lineage, start.checkpoint
+        for left in (settings.rocksdb_dir, scratch_of(settings)):  # by a run that was killed; state is in checkpoints
+            shutil.rmtree(left, ignore_errors=True)
         os.environ.update(jvm_environment(settings))
-        shutil.rmtree(
-            settings.rocksdb_dir, ignore_errors=True
-        )  # of a run that was killed; state comes from checkpoints
         from streaming import flink
 
         rest_port = free_port(settings.host)
@@ -222,6 +228,7 @@ class Run:
                 said.unlink(missing_ok=True)
             logging.disable()  # py4j would tell, at the exit, of each object that it cannot hand back to the JVM
             end_children(self._family)
+            shutil.rmtree(scratch_of(settings), ignore_errors=True)
 
     def _watch(self, client: Any, job: RunFacts, checkpoint: Path | None) -> int:
         from streaming import flink

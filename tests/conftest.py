@@ -35,9 +35,8 @@ HEAVY = {"demo", "batch", "examples/test_fraud.py", "benchmarks/test_parity.py"}
 class ByServers(LoadScopeScheduling):
     """Tests that share servers go to one worker, in the order in which they were collected.
 
-    A Flink job is waited for more than it computes, so that two leave half the cores idle, and what is light fills them.
-    Three at once are enough for the patience of tests that kill one of them: the third worker takes such tests when
-    nothing light is left, the fourth never.
+    A Flink job is waited for more than it computes, so that two leave half the cores idle, which is for what is light.
+    The third worker takes such a job only when nothing light is left, and workers after it never.
     """
 
     def _reschedule(self, node: Any) -> None:

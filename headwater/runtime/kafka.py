@@ -1,5 +1,6 @@
 """One Apache Kafka broker in KRaft mode, on loopback, and the platform's topics."""
 
+import shutil
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
@@ -32,9 +33,16 @@ def command(data_dir: Path, host: str, port: int, heap_mb: int) -> list[str]:
     if not (data_dir / "log" / "meta.properties").exists():
         _format(config)
     return [
-        *_java(heap_mb), "-XX:+ExitOnOutOfMemoryError", "-cp", kafka_classpath(),
-        "kafka.Kafka", str(config),
+        *_java(heap_mb), "-XX:+ExitOnOutOfMemoryError", f"-Djava.io.tmpdir={_fresh(data_dir / 'tmp')}",
+        "-cp", kafka_classpath(), "kafka.Kafka", str(config),
     ]  # fmt: skip
+
+
+def _fresh(scratch: Path) -> Path:
+    """Empty where a broker unpacks its codecs, of which one that was killed leaves them."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    return scratch.resolve()
 
 
 def is_ready(bootstrap: str) -> bool:

@@ -349,7 +349,7 @@ def funnel(
         reader, guard = OnlineReader(store, plan, clock), Guard("online store")
         whole = Kept(
             bundle=bundle, surfaces=surfaces.surfaces, names=surfaces.features,
-            state=Remembering(StateReader(reader, surfaces.features, Users(), bundle.catalogue)),
+            state=Remembering(StateReader.of(reader, surfaces.features, Users(), bundle.catalogue)),
             features=Hydration(reader),
             availability=StoredAvailability(Withdrawn(store, plan.project, guard), bundle.catalogue),
             rules=RuleBook(rules, bundle.catalogue),

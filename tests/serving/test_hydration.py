@@ -1,10 +1,12 @@
 """Lists whose items' features lie in shared memory, against lists that ask the store for them."""
 
+import gc
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -20,9 +22,25 @@ ITEMS = np.arange(3, dtype=np.int32)
 
 @pytest.fixture
 def mirror(valkey_client, plan, shop, clock, tmp_path):
-    found = mirrored(valkey_client, plan, clock, "recommend", "item_id", shop.ids.tolist(), tmp_path)
+    found = mirrored(valkey_client, plan, clock, "recommend", "item_id", shop.ids.tolist(), tmp_path, {})
     assert found is not None
     return found
+
+
+def test_a_bundle_of_the_same_items_reads_what_is_there_and_one_of_others_does_not(
+    valkey_client, plan, shop, clock, tmp_path
+):
+    known = WeakValueDictionary()
+    first, same, others = (
+        mirrored(valkey_client, plan, clock, "recommend", "item_id", ids, tmp_path, known)
+        for ids in (shop.ids.tolist(), shop.ids.tolist(), shop.ids.tolist()[1:])
+    )
+    assert first is same
+    assert others is not same
+    assert len(known) == 2
+    del first, same
+    gc.collect()
+    assert list(known.values()) == [others]
 
 
 class Kept:
@@ -76,7 +94,7 @@ def test_without_what_is_kept_the_store_is_asked(valkey_client, plan, clock, put
 
 
 def test_what_is_mirrored_is_kept_for_as_long_as_someone_reads_it(valkey_client, plan, shop, tmp_path, until):
-    held = [mirrored(valkey_client, plan, SystemClock(), "recommend", "item_id", shop.ids.tolist(), tmp_path)]
+    held = [mirrored(valkey_client, plan, SystemClock(), "recommend", "item_id", shop.ids.tolist(), tmp_path, {})]
     until(lambda: held[0].read(ITEMS), "the items")
     before = _tracking(valkey_client)
     assert before
@@ -93,7 +111,7 @@ from headwater.plan import FeaturePlan
 from serving.hydration import mirrored
 url, plan, folder, ids = sys.argv[1:]
 found = mirrored(
-    connect(url), FeaturePlan.read(Path(plan)), SystemClock(), "recommend", "item_id", ids.split(), Path(folder)
+    connect(url), FeaturePlan.read(Path(plan)), SystemClock(), "recommend", "item_id", ids.split(), Path(folder), {}
 )
 time.sleep(600)
 """
@@ -104,7 +122,7 @@ def test_a_keeper_that_is_killed_is_replaced(valkey, valkey_client, plan, shop, 
     told = [valkey, str(tmp_path / "plan.json"), str(tmp_path), " ".join(shop.ids)]
     with subprocess.Popen([sys.executable, "-c", KEEP, *told]) as other:
         until(lambda: list(tmp_path.glob("*.rows")), "the other process", 60)
-        ours = mirrored(valkey_client, plan, SystemClock(), "recommend", "item_id", shop.ids.tolist(), tmp_path)
+        ours = mirrored(valkey_client, plan, SystemClock(), "recommend", "item_id", shop.ids.tolist(), tmp_path, {})
         until(lambda: ours.read(ITEMS), "the other's rows")
         before = next(tmp_path.glob("*.rows")).stat().st_ino
         other.send_signal(signal.SIGKILL)

@@ -42,7 +42,7 @@ from headwater.runtime import kafka as kafka_server
 from headwater.settings import Settings
 from streaming import cluster, health, progress, telemetry
 from streaming.archive import catch_up
-from streaming.job import parallelism
+from streaming.job import parallelism, scratch_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -186,7 +186,9 @@ def test_a_job_killed_under_load_goes_on_from_its_checkpoint_and_leaves_no_proce
         expect_equal(stream, kafka, client, BACKFILLED)
 
 
-def test_a_job_told_to_end_ends_with_all_its_processes(stream):
+def test_a_job_told_to_end_ends_with_all_its_processes_and_leaves_no_files_of_the_run(stream):
+    scratch = scratch_of(stream.settings)
+    assert any(scratch.glob("*planner*.jar")), "Flink unpacks it elsewhere"
     leader = psutil.Process(progress.running_job(stream.settings).pid)
     family = [leader, *leader.children(recursive=True)]
     leader.terminate()
@@ -194,3 +196,4 @@ def test_a_job_told_to_end_ends_with_all_its_processes(stream):
     assert not [member for member in left if member.status() != psutil.STATUS_ZOMBIE]
     assert progress.running_job(stream.settings) is None
     assert os.path.isdir(stream.settings.checkpoints_dir)
+    assert not scratch.exists()
