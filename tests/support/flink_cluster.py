@@ -75,9 +75,10 @@ class FlinkCluster:
         shared = (f"jobmanager.rpc.address={HOST}", f"jobmanager.rpc.port={self._rpc}", *QUICK)
         told = [word for option in (*shared, *options) for word in ("-D", option)]
         folder = self._folder / f"{script}{len(self._started)}"
+        folder.mkdir(parents=True)
         environment = {
             "JAVA_HOME": str(find_java().home), "FLINK_LOG_DIR": str(folder), "FLINK_PID_DIR": str(folder),
-            "JVM_ARGS": SHORT_RUN,
+            "JVM_ARGS": f"{SHORT_RUN} -Djava.io.tmpdir={folder}",
         }  # fmt: skip
         command = [str(self._bin / f"{script}.sh"), "start-foreground", *told]
         started = process.spawn(command, folder / "out", environment)
