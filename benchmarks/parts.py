@@ -75,7 +75,7 @@ def apply_example(settings: Settings, surfaces: str | None = None, services: str
         if text is not None:
             (settings.repo / name).write_text(text)
     applied = subprocess.run(
-        [str(Path(sys.executable).with_name("feast")), "-c", str(settings.repo), "apply"],
+        [sys.executable, "-W", "ignore", "-m", "headwater.registry.lean", "-c", str(settings.repo), "apply"],
         env={**os.environ, "HEADWATER_STATE_DIR": str(settings.state_dir)}, capture_output=True, text=True,
     )  # fmt: skip
     if applied.returncode:

@@ -92,7 +92,7 @@ def repository(folder: Path, data: Path, store: str, sources: Sequence[Source]) 
         """)
     )
     (repo / "definitions.py").write_text(_definitions(data, store, sources))
-    command = [sys.executable, "-W", "ignore", "-m", "feast.cli.cli", "-c", str(repo), "apply"]
+    command = [sys.executable, "-W", "ignore", "-m", "headwater.registry.lean", "-c", str(repo), "apply"]
     applied = subprocess.run(command, capture_output=True, text=True)
     if applied.returncode:
         raise RuntimeError(f"feast apply failed on {repo}: {applied.stderr[-800:]}")

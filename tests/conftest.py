@@ -13,6 +13,7 @@ import redis
 from xdist.scheduler import LoadScopeScheduling
 
 from headwater.online.connect import Store, connect
+from headwater.registry.lean import import_feast
 from headwater.runtime import kafka as kafka_server
 from headwater.runtime import process
 from headwater.runtime import valkey as valkey_server
@@ -22,6 +23,7 @@ from headwater.runtime.ports import free_port
 for _name in [name for name in os.environ if name.startswith("PROMETHEUS_MULTIPROC")]:
     del os.environ[_name]
 importlib.import_module("prometheus_client")  # before Feast
+import_feast()
 HOST = "127.0.0.1"
 ALONE = ("streaming", "examples", "benchmarks", "models")
 """Folders of which each file starts servers of its own, or none."""

@@ -32,6 +32,7 @@ from headwater.plan import (
     parse_function,
 )
 from headwater.records import ENVELOPE, INTEGERS, PLACE
+from headwater.registry.lean import import_feast
 from headwater.registry.manifest import registry_sha256
 from headwater.registry.projection import check_projection
 from headwater.topics import DEAD_LETTER, EVENTS, IMPRESSIONS
@@ -66,11 +67,9 @@ def compile_repo(repo: Path) -> FeaturePlan:
     DefinitionError
         A view cannot be compiled exactly.
     """
-    from feast import FeatureStore
-
     if not (repo / "feature_store.yaml").is_file():
         raise ConfigError(f"{repo}: no feature_store.yaml there. Point --repo at a Feast repository.")
-    store = FeatureStore(repo_path=str(repo))
+    store = import_feast().FeatureStore(repo_path=str(repo))
     proto = store.registry.proto()
     return compile_registry(proto, store.project, registry_sha256(repo), repo)
 

@@ -80,7 +80,7 @@ def repo(tmp_path: Path, valkey: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (folder / "data").mkdir()
     applied = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "feast.cli.cli", "-c", str(folder), "apply"],
+        [sys.executable, "-W", "ignore", "-m", "headwater.registry.lean", "-c", str(folder), "apply"],
         capture_output=True,
         text=True,
     )

@@ -71,7 +71,7 @@ def fraud(tmp_path_factory: pytest.TempPathFactory, kafka: str, valkey: str) -> 
         state_dir=folder / "state", repo=repo, kafka=kafka, redis=valkey, flink_heap_mb=700,
         stream_metrics_port=free_port(),
     )  # fmt: skip
-    feast = [str(Path(sys.executable).with_name("feast")), "-c", str(repo), "apply"]
+    feast = [sys.executable, "-W", "ignore", "-m", "headwater.registry.lean", "-c", str(repo), "apply"]
     applied = subprocess.run(feast, capture_output=True, text=True, env=_shell(settings), check=False)
     assert applied.returncode == 0, applied.stdout + applied.stderr
     plan = load_plan(repo)
