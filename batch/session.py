@@ -1,7 +1,10 @@
 """One Spark session: local by default, a cluster by configuration alone."""
 
+import atexit
 import os
+import subprocess
 import sys
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from headwater.errors import DataError, ResourceError
+from headwater.runtime import classes
 from headwater.runtime.java import SHORT_RUN, Java, find_java
 from headwater.settings import Settings
 
@@ -47,7 +51,8 @@ def spark_session(settings: Settings) -> Any:
         "spark.driver.bindAddress": settings.host,
         "spark.driver.extraClassPath": os.pathsep.join(map(str, first_jars())),
         "spark.driver.extraJavaOptions": (
-            f"-Dlog4j2.configurationFile=file:{logging} -Djava.io.tmpdir={scratch} {_unsafe(java)} {SHORT_RUN}"
+            f"-Dlog4j2.configurationFile=file:{logging} -Djava.io.tmpdir={scratch} {_unsafe(java)} {SHORT_RUN} "
+            + " ".join(classes.flags("spark"))
         ),
         "spark.python.daemon.module": "batch.daemon",
         "spark.ui.enabled": "false",
@@ -67,9 +72,22 @@ def spark_session(settings: Settings) -> Any:
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     }.items():
         builder = builder.config(key, str(value))
+    if classes.is_wanted("spark"):
+        atexit.register(_await_end)
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     return session
+
+
+def _await_end() -> None:
+    """Let the JVM end, and leave its archive of classes, before this process does."""
+    from pyspark import SparkContext
+
+    jvm: Any = getattr(SparkContext._gateway, "proc", None)
+    if jvm is not None and jvm.poll() is None:
+        jvm.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            jvm.wait(classes.LEAVING_S)
 
 
 def first_jars() -> list[Path]:

@@ -21,6 +21,7 @@ LOG = TOOLS / "install.log"
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".headwater-installed"
+MADE = VENV / "share" / "headwater"  # from the packages that are installed: see headwater/runtime/classes.py
 LOCK = ROOT / "requirements.lock"
 TOOLS_LOCK = ROOT / "scripts" / "bootstrap.lock"
 NEEDED_GIB = 10  # the environment is 8, and an interrupted download needs room too
@@ -59,6 +60,7 @@ def install() -> None:
     """Make or mend the environment, then write the stamp."""
     check_disk()
     STAMP.unlink(missing_ok=True)
+    shutil.rmtree(MADE, ignore_errors=True)
     uv = install_uv()
     if not _runs(PYTHON):
         step("an empty environment", [uv, "venv", "--clear", "--python", sys.executable, VENV])

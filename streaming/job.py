@@ -27,6 +27,7 @@ from headwater.online.connect import connect
 from headwater.online.cuts import Cut
 from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan
+from headwater.runtime import classes
 from headwater.runtime.jars import flink_jars
 from headwater.runtime.java import STREAMING, find_java
 from headwater.runtime.ports import free_port
@@ -141,8 +142,8 @@ def cluster_options(settings: Settings) -> dict[str, str]:
     }
 
 
-def jvm_environment(settings: Settings) -> dict[str, str]:
-    """What pyflink's launcher reads: which Java, how much heap, and where it logs."""
+def jvm_environment(settings: Settings, leaves_classes: bool = False) -> dict[str, str]:
+    """What pyflink's launcher reads: which Java, how much heap, where it logs, and whether others map its classes."""
     log = settings.log_dir.resolve() / "flink.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     scratch = scratch_of(settings)
@@ -152,11 +153,12 @@ def jvm_environment(settings: Settings) -> dict[str, str]:
         "JVM_ARGS": (
             f"-Xms{settings.flink_heap_mb}m -Xmx{settings.flink_heap_mb}m "
             f"-Xmn{settings.flink_heap_mb // YOUNG_SHARE}m {STREAMING} "
+            f"{' '.join(classes.flags('flink', leaves_classes))} "
             "-XX:+ExitOnOutOfMemoryError "
             f"-Djava.awt.headless=true -Dheadwater.log={log} -Djava.io.tmpdir={scratch}"
         ),
         "FLINK_HOME": str(cluster.pyflink_home()),  # else pyflink sets the next one itself
-        "FLINK_LIB_DIR": str(patches.library(cluster.pyflink_home(), settings.state_dir.resolve() / "flink" / "lib")),
+        "FLINK_LIB_DIR": str(patches.library(cluster.pyflink_home(), classes.kept_folder() or scratch.parent)),
         "LOG4J_PROPERTIES": str(LOG4J),
         "FLINK_LOG_DIR": str(log.parent),
         # Else pyflink runs the sink within this process, behind a port open to all, and keeps idle workers beside it.
@@ -190,7 +192,7 @@ class Run:
         self._settings = settings
         self._ending = False
         self._checkpoint_problem: str | None = None
-        self._is_alone = False
+        self._is_alone = self._ran = False
         self._family: set[psutil.Process] = set()
         self._log = get_logger("streaming")
 
@@ -206,7 +208,7 @@ class Run:
         lineage, checkpoint = start.lineage, start.checkpoint
         for left in (settings.rocksdb_dir, scratch_of(settings)):  # by a run that was killed; state is in checkpoints
             shutil.rmtree(left, ignore_errors=True)
-        os.environ.update(jvm_environment(settings))
+        os.environ.update(jvm_environment(settings, leaves_classes=True))
         from streaming import flink
 
         rest_port = free_port(settings.host)
@@ -227,8 +229,12 @@ class Run:
             for said in (ready_path(settings, "stream"), facts_path(settings)):
                 said.unlink(missing_ok=True)
             logging.disable()  # py4j would tell, at the exit, of each object that it cannot hand back to the JVM
-            end_children(self._family)
+            end_children(self._family, self._patience_s())
             shutil.rmtree(scratch_of(settings), ignore_errors=True)
+
+    def _patience_s(self) -> float:
+        """How long the JVM may take to end, which leaves its archive of classes only if it had loaded all that run."""
+        return (classes.LEAVING_S if self._ran else 0.0) if classes.is_wanted("flink") else 2.0
 
     def _watch(self, client: Any, job: RunFacts, checkpoint: Path | None) -> int:
         from streaming import flink
@@ -263,6 +269,7 @@ class Run:
             workers=now.workers, restarts=now.restarts, last_failure=health.last_failure(job) if now.restarts else None,
         )  # fmt: skip
         if now.is_well:
+            self._ran = True
             mark_ready(self._settings, "stream", **asdict(job) | {"pid": os.getpid()})
         else:
             ready_path(self._settings, "stream").unlink(missing_ok=True)
@@ -308,7 +315,7 @@ def _way_back(checkpoint: Path | None, was_well: bool) -> dict[str, str]:
     }
 
 
-def end_children(seen: Iterable[psutil.Process] = (), patience_s: float = 2.0) -> None:
+def end_children(seen: Iterable[psutil.Process], patience_s: float) -> None:
     """End the JVM and its Python workers; none outlives the job.
 
     The job is not cancelled first: that waits for workers to start and to flush, and the next run goes on from the

@@ -10,19 +10,27 @@
 The classes are copied into a jar that lies in front of Flink's on the class path. A Flink whose classes look different
 is refused, not run as it is.
 
+Flink's planner lies within a jar of its loader, which unpacks it at each start, for a class loader of its own. Here it
+is unpacked once and on the class path, so that its classes, half of all, come from Java's archive.
+
 References
 ----------
 The class file format, The Java Virtual Machine Specification, chapter 4.
 """
 
+import hashlib
+import os
+import shutil
 import struct
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from headwater.errors import ResourceError
 
 SERVER = "org/apache/beam/sdk/fn/server/ServerFactory$InetSocketAddressServerFactory.class"
 SERIALIZER = "org/apache/flink/table/runtime/arrow/serializers/ArrowSerializer.class"
+PLANNER = "flink-table-planner.jar"
 _JAR = "headwater-flink.jar"
 _UTF8, _CLASS, _METHOD, _NAME_AND_TYPE = 1, 7, 10, 12
 _SIZES = {3: 5, 4: 5, 5: 9, 6: 9, 7: 3, 8: 3, 9: 5, 10: 5, 11: 5, 12: 5, 15: 4, 16: 3, 17: 5, 18: 5, 19: 3, 20: 3}
@@ -31,25 +39,43 @@ _LOAD_THIS, _GET_FIELD, _INVOKE_VIRTUAL, _INVOKE_STATIC, _NOP = b"\x2a", b"\xb4"
 
 
 def library(flink: Path, into: Path) -> Path:
-    """Fill ``into`` with links to the jars of Flink's ``lib`` and the jar that goes before its ``opt``.
+    """Return a folder with links to the jars of Flink's ``lib``, its planner and the jar that goes before its ``opt``.
+
+    It is made once: Java's archive of classes holds for files that are the same, and as old.
 
     Parameters
     ----------
     flink
         Folder of the pip package ``pyflink``.
+    into
+        Where the folder is made.
 
     Raises
     ------
     ResourceError
         A class of Flink's is another than the one known here.
     """
-    into.mkdir(parents=True, exist_ok=True)
-    for left in into.iterdir():
-        left.unlink()
-    for jar in (flink / "lib").glob("*.jar"):
-        (into / jar.name).symlink_to(jar.resolve())
-    patched_jar(flink, into)
-    return into
+    (loader,) = (flink / "lib").glob("flink-table-planner-loader-*.jar")
+    jars = sorted(jar.resolve() for jar in (flink / "lib").glob("*.jar") if jar != loader)
+    made = into / f"flink-{_digest([*jars, loader, python_jar(flink), Path(__file__)])}"
+    if made.exists():
+        return made
+    draft = made.with_name(f".{made.name}.{os.getpid()}")
+    patched_jar(flink, draft)
+    for jar in jars:
+        (draft / jar.name).symlink_to(jar)
+    with zipfile.ZipFile(loader) as held:
+        held.extract(PLANNER, draft)
+    try:
+        draft.rename(made)
+    except OSError:  # another process was quicker
+        shutil.rmtree(draft)
+    return made
+
+
+def _digest(files: Iterable[Path]) -> str:
+    told = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
 
 
 def patched_jar(flink: Path, into: Path) -> Path:

@@ -27,6 +27,7 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
 from headwater.errors import ResourceError
+from headwater.runtime.classes import make_base
 from headwater.runtime.java import find_java
 
 Lock = Mapping[str, Mapping[str, str]]  # group -> "organisation:name:version" -> sha256
@@ -271,10 +272,11 @@ def relock() -> dict[str, dict[str, str]]:
 
 
 def main() -> None:
-    """Fetch the jars, or write their list anew."""
+    """Fetch the jars, or write their list anew; make what Java's archives of classes build on."""
     parser = argparse.ArgumentParser(prog="python -m headwater.runtime.jars", description=main.__doc__)
     parser.add_argument("--relock", action="store_true", help="resolve anew and write jars.lock.json")
     count = sum(map(len, (relock() if parser.parse_args().relock else ensure_jars()).values()))
+    make_base(find_java())
     print(f"{count} jars in {cache_dir()}", file=sys.stderr)
 
 

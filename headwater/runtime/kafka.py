@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from headwater import topics
 from headwater.errors import ResourceError, UnavailableError
+from headwater.runtime import classes
 from headwater.runtime.jars import kafka_classpath
 from headwater.runtime.java import SHORT_RUN, find_java
 from headwater.runtime.ports import answers, free_port
@@ -33,7 +34,7 @@ def command(data_dir: Path, host: str, port: int, heap_mb: int) -> list[str]:
     if not (data_dir / "log" / "meta.properties").exists():
         _format(config)
     return [
-        *_java(heap_mb), "-XX:+ExitOnOutOfMemoryError", f"-Djava.io.tmpdir={_fresh(data_dir / 'tmp')}",
+        *_java("broker", heap_mb), "-XX:+ExitOnOutOfMemoryError", f"-Djava.io.tmpdir={_fresh(data_dir / 'tmp')}",
         "-cp", kafka_classpath(), "kafka.Kafka", str(config),
     ]  # fmt: skip
 
@@ -132,7 +133,7 @@ def _properties(log_dir: Path, host: str, port: int, controller_port: int) -> st
 def _format(config: Path) -> None:
     cluster_id = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")  # begins with no dash
     formatted = subprocess.run(
-        [*_java(128), "-cp", kafka_classpath(), "kafka.tools.StorageTool", "format",
+        [*_java("format", 128), "-cp", kafka_classpath(), "kafka.tools.StorageTool", "format",
          "--cluster-id", cluster_id, "--config", str(config)],
         capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
@@ -143,10 +144,10 @@ def _format(config: Path) -> None:
         )
 
 
-def _java(heap_mb: int) -> list[str]:
+def _java(name: str, heap_mb: int) -> list[str]:
     return [
-        str(find_java().binary), f"-Xmx{heap_mb}m", f"-Xms{min(heap_mb, 128)}m", "-Xshare:auto",
-        *SHORT_RUN.split(),
+        str(find_java().binary), f"-Xmx{heap_mb}m", f"-Xms{min(heap_mb, 128)}m",
+        *SHORT_RUN.split(), *classes.flags(name),
         "-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={LOG4J}", "-Dlog4j2.disableJmx=true",
     ]  # fmt: skip
 

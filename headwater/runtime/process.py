@@ -99,7 +99,7 @@ def undivided() -> Iterator[None]:
             signal.raise_signal(held[0])
 
 
-def end(process: Process, patience_s: float = 20.0) -> None:
+def end(process: Process, patience_s: float = 40.0) -> None:
     """Ask a process to end, wait, then kill what is left of its tree and of its session."""
     family = _tree([process])
     if (leader := process._handle()) is not None:

@@ -67,10 +67,12 @@ def test_an_interrupted_batch_is_closed_where_flinks_own_class_fails(
     assert said.stdout.split() == ["ClosedByInterruptException", closing]
 
 
-def test_the_library_is_flinks_and_one_jar_and_a_second_time_the_same(tmp_path: Path) -> None:
-    for _ in range(2):
-        made = patches.library(cluster.pyflink_home(), tmp_path / "lib")
-        jars = {jar.name for jar in (cluster.pyflink_home() / "lib").glob("*.jar")}
-        assert {jar.name for jar in made.iterdir()} - jars == {"headwater-flink.jar"}
-        assert jars <= {jar.name for jar in made.iterdir()}
-        assert all(jar.is_file() for jar in made.iterdir())
+def test_the_library_is_flinks_with_its_planner_unpacked_and_one_jar_and_is_made_once(tmp_path: Path) -> None:
+    made = patches.library(cluster.pyflink_home(), tmp_path)
+    jars = {jar.name for jar in (cluster.pyflink_home() / "lib").glob("*.jar") if "planner-loader" not in jar.name}
+    assert {jar.name for jar in made.iterdir()} == jars | {"headwater-flink.jar", patches.PLANNER}
+    assert all(zipfile.is_zipfile(jar) for jar in made.iterdir())
+    born = {jar.name: jar.stat().st_mtime_ns for jar in made.iterdir()}
+    assert patches.library(cluster.pyflink_home(), tmp_path) == made
+    assert {jar.name: jar.stat().st_mtime_ns for jar in made.iterdir()} == born
+    assert list(tmp_path.iterdir()) == [made]
