@@ -167,7 +167,7 @@ def jvm_environment(settings: Settings, leaves_classes: bool = False) -> dict[st
 
 
 def scratch_of(settings: Settings) -> Path:
-    """Where Flink unpacks its jars, a hundred megabytes, and keeps other files of a run."""
+    """Where Flink unpacks a jar of 24 MB and keeps other files of a run."""
     return settings.state_dir.resolve() / "flink" / "tmp"
 
 
