@@ -156,17 +156,35 @@ def features(
 
 def evaluate(
     holdout: Annotated[Path | None, typer.Option(help="Parquet of held-out purchases; the data set's own.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Instead, a new policy: a bundle's version or alias, or a Parquet table.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="What was shown: rows made from impressions.")] = None,
+    reward: Annotated[str, typer.Option(help="Column of the log that is added up.")] = "label",
+    temperature: Annotated[
+        float, typer.Option(help="Of a bundle's draw: the lower, the closer to its order.", min=0.001)
+    ] = 0.2,
+    clip: Annotated[float | None, typer.Option(help="The most that a list may weigh.", min=1)] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Example: headwater evaluate --json
+    """Example: headwater evaluate --policy challenger --log training/shown --json
 
     Make every user's list with the champion's funnel, at the platform's present instant, and score it by what was
-    bought in the held-out period, beside retrieval alone, own frequency and popularity.
+    bought in the held-out period, beside retrieval alone, own frequency and popularity. With --policy and --log: what
+    the lists of another policy would have earned, from those that were shown and what came of them.
     """
     from headwater.settings import get_settings
     from serving.evaluation import in_processes, judge
 
     settings = get_settings()
+    if policy is not None or log is not None:
+        from headwater.errors import ConfigError
+        from serving.policy import judge_policy
+
+        if policy is None or log is None:
+            raise ConfigError("evaluate: --policy and --log belong together. Give both, or neither.")
+        emit(judge_policy(settings, policy, log, reward, temperature, clip), as_json, "Value of a list")
+        return
     report = judge(settings, lambda users: in_processes(settings, users), holdout)
     shown = report if as_json else {name: value for name, value in report.items() if name != "users"}
     emit(shown, as_json, "Quality")
