@@ -2,15 +2,21 @@
 
 Start it with ``headwater up`` on what ``headwater demo`` left. One household after another buys what stands in the
 middle of its list and asks again until the answer is another. Beside it: until ``GetFeatures`` shows a purchase,
-which needs no list.
+which needs no list. Then products arrive on topic ``items``, one after the other, each until a search for its name
+finds it; they are taken back at the end.
 """
 
+import json
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
+from headwater import topics
 from headwater.bench import Measure
 from headwater.clock import StoredClock
+from headwater.errors import UnavailableError
+from headwater.kafka_io import Record, Sender
 from headwater.online.connect import connect
 from headwater.settings import addresses, get_settings
 from serving.client import Client
@@ -20,6 +26,7 @@ from serving.evaluation import held_out
 
 HOUSEHOLDS, FEWEST = 200, 10
 MOST_MS = 1_000
+ARRIVALS, MOST_S, EYE_S, GIVE_UP_S = 10, 5.0, 0.05, 60.0
 
 
 def measure(size: float) -> Sequence[Measure]:
@@ -38,6 +45,7 @@ def measure(size: float) -> Sequence[Measure]:
         clock = StoredClock(store)
         changes = [changed_answer(client, user, clock) for user in users]
         readable = freshness_ms(client, users, changes[0].bought, clock, COUNTER)
+        found_s = arrivals_s(client, Sender(where.kafka), clock, max(2, int(ARRIVALS * size)))
     delays = [change.delay_ms for change in changes]
     note = f"{len(users)} households, the longest {max(delays):.0f} ms"
     measures = []
@@ -47,4 +55,36 @@ def measure(size: float) -> Sequence[Measure]:
             f"a purchase until the buyer's list is another, p{share}", round(ours, 1), "ms",
             "until GetFeatures shows it", round(theirs, 1), None, most, ours <= most if most else None, note=note,
         ))  # fmt: skip
+    measures.append(Measure(
+        "a new product until a search finds it, the longest", round(max(found_s), 2), "s", "the median",
+        round(float(np.median(found_s)), 2), None, MOST_S, max(found_s) <= MOST_S, note=f"{len(found_s)} products",
+    ))  # fmt: skip
     return measures
+
+
+def arrivals_s(client: Client, sender: Sender, clock: StoredClock, n: int) -> list[float]:
+    """Seconds from when the log has each of ``n`` new products, one after the other, to when a search finds it.
+
+    Raises
+    ------
+    UnavailableError
+        One is not found within a minute.
+    """
+    ids, found_s = [f"new-{clock.now_ms()}-{at}" for at in range(n)], []
+    try:
+        for item in ids:
+            name = item.replace("-", "x")  # one word
+            value = json.dumps({"item_id": item, "name": name}).encode()
+            sender.send(Record(topics.ITEMS, item.encode(), value, clock.now_ms()))
+            sender.settle()
+            began = time.monotonic()
+            while item not in [found.item_id for found in client.search("nobody", name, limit=1).items]:
+                if time.monotonic() - began > GIVE_UP_S:
+                    raise UnavailableError(f"bench: {item} not found within {GIVE_UP_S:.0f} s. See the server's log.")
+                time.sleep(EYE_S)
+            found_s.append(time.monotonic() - began)
+    finally:
+        for item in ids:
+            sender.send(Record(topics.ITEMS, item.encode(), None, clock.now_ms()))
+        sender.settle()
+    return found_s

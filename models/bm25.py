@@ -70,6 +70,36 @@ class WordIndex:
         items = np.flatnonzero(counts)
         return Matches(items.astype(np.int32), scores[items].astype(np.float32), counts[items].astype(np.int32))
 
+    def plus(self, text: Mapping[str, Texts]) -> "WordIndex":
+        """The index with further items, numbered on from its last; columns as :func:`index_words` has them (n_new,).
+
+        A word is worth in them what it is in the item in the middle of those that have it, and one that no item had as
+        much as any word anywhere: how rare words are is not counted anew.
+        """
+        columns = [text[name].tolist() for name in FIELDS if name in text]
+        n_new = len(columns[0]) if columns else 0
+        pairs = sorted(
+            {(word, self.n_items + at) for column in columns for at, told in enumerate(column) for word in words(told)}
+        )
+        numbers = {**self.numbers}
+        for word, _ in pairs:
+            numbers.setdefault(word, len(numbers))
+        most = float(self.postings["score"].max()) if len(self.postings) else 1.0
+        ends = np.concatenate([self.starts, np.full(len(numbers) - len(self.numbers), self.starts[-1])])
+        places = np.array([numbers[word] for word, _ in pairs], np.int64)
+        added = np.empty(len(pairs), POSTING)
+        added["item"] = [item for _, item in pairs]
+        added["score"] = [self._usual(number, most) for number in places.tolist()]
+        order = np.argsort(places, kind="stable")
+        postings = np.insert(np.asarray(self.postings), ends[places[order] + 1], added[order])
+        more = np.bincount(places, minlength=len(numbers))
+        return WordIndex(self.n_items + n_new, numbers, ends + np.append(0, np.cumsum(more)), postings)
+
+    def _usual(self, number: int, unknown: float) -> float:
+        if number >= len(self.numbers):
+            return unknown
+        return float(np.median(self.postings["score"][self.starts[number] : self.starts[number + 1]]))
+
     def save(self, folder: Path) -> None:
         """Write ``FILES``."""
         np.save(folder / POSTINGS, self.postings)

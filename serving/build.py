@@ -1,5 +1,6 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
+import time
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +22,7 @@ from models.heads import weigh
 from models.trends import best_first
 from serving import rules
 from serving.aliases import champion
+from serving.arrivals import Arrivals
 from serving.asking import sought
 from serving.availability import StoredAvailability, Withdrawn
 from serving.bundled import sources_of, tell_idle
@@ -57,6 +59,8 @@ class Builder:
     """Where what the processes of a server share may lie; without one each request asks the store for its items."""
     mirrors: MutableMapping[Path, Mirror] = field(default_factory=WeakValueDictionary)
     """By file: a bundle of the same items as the one before reads on, and nothing is filled anew."""
+    arrivals: Arrivals | None = None
+    """Items that came since a bundle was trained; without it there are those of its catalogue."""
     records: bool = True
     """Whether what is recommended is shown to somebody, and remembered as that."""
     tunings: dict[Path, Tuning] = field(default_factory=dict)
@@ -83,6 +87,8 @@ class Builder:
                 f"bundle {loaded.version}: its ranker reads other columns than service {config.features.ranker} "
                 "has now. Train anew."
             )
+        if self.arrivals is not None:
+            loaded = self.arrivals.added_to(loaded)
         reader = OnlineReader(self.store, plan, self.clock)
         _check(config, plan)
         bundle = as_bundle(loaded, config.sources)
@@ -142,6 +148,7 @@ class Builder:
         ModelError, ConfigError
             As :meth:`build`.
         """
+        began = time.monotonic()
         funnel = self.build(plan, folder)
         unseen = replace(funnel, telemetry=Telemetry())
         for surface in funnel.surfaces:
@@ -151,6 +158,8 @@ class Builder:
                 if query
                 else funnel.request("nobody", surface, exclude=NONE_SUCH)
             )
+        if self.arrivals is not None:
+            self.arrivals.took(time.monotonic() - began)
         return funnel
 
 

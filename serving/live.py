@@ -54,6 +54,8 @@ class Wanted(NamedTuple):
     challenger: str | None
     shadow: str | None
     files: Stamps
+    arrivals: int = 0
+    """Of the items that have come since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,12 @@ class Live:
         build: Callable[[FeaturePlan, Path], Recommender],
         on_swap: Callable[[Loaded], None] = lambda loaded: None,
         telemetry: Telemetry | None = None,
+        arrivals: Callable[[], int] = lambda: 0,
     ) -> None:
         self._settings = settings
         self._build = build
         self._on_swap = on_swap
+        self._arrivals = arrivals
         self._telemetry = telemetry or Telemetry()
         self._loaded = Loaded()
         self._bundles: dict[tuple[str, str], Recommender] = {}
@@ -151,7 +155,7 @@ class Live:
     def refresh(self) -> bool:
         """Swap if something new is there; whether it did."""
         registry = registry_sha256(self._settings.repo) if self._has_repo() else ""
-        wanted = Wanted(registry, *aliases.versions(self._settings), stamps(self._settings.repo))
+        wanted = Wanted(registry, *aliases.versions(self._settings), stamps(self._settings.repo), self._arrivals())
         if wanted == self._seen and (not self._retry_at or time.monotonic() < self._retry_at):
             return False
         changed, self._seen, self._retry_at = wanted != self._seen, wanted, 0.0
@@ -200,6 +204,7 @@ class Live:
         assert wanted.champion is not None
         declared = tuning.surfaces
         basis = f"{wanted.registry} {declared.features.model_dump_json()} {declared.sources.model_dump_json()}"
+        basis += f" {wanted.arrivals}"
         champion, beside = wanted.champion, _beside(wanted, tuning.experiment)
         held = {champion: self._bundle(plan, basis, champion)}
         self._bundles = {key: one for key, one in self._bundles.items() if key in ((basis, champion), (basis, beside))}
@@ -238,7 +243,7 @@ class Live:
             return
         for version in [serving.version] if serving else aliases.former_champions(self._settings):
             try:
-                fresh = self._load(plan, Wanted(wanted.registry, version, None, None, wanted.files))
+                fresh = self._load(plan, wanted._replace(champion=version, challenger=None, shadow=None))
             except Exception as error:
                 log.error("load_failed", bundle=version, reason=str(error))
                 continue

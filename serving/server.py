@@ -75,6 +75,7 @@ class Parts:
     telemetry: telemetry.Telemetry
     build: Callable[[FeaturePlan, Path], Recommender]
     close: Callable[[], None] = lambda: None
+    arrivals: Callable[[], int] = lambda: 0
 
 
 class Server:
@@ -83,7 +84,7 @@ class Server:
     def __init__(self, settings: Settings, parts: Parts) -> None:
         self._settings, self._parts = settings, parts
         self._health = health.HealthServicer()
-        self.live = Live(settings, parts.build, self._swapped, parts.telemetry)
+        self.live = Live(settings, parts.build, self._swapped, parts.telemetry, parts.arrivals)
         self.grpc = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="grpc"),
             interceptors=[Statuses(parts.telemetry)],
@@ -189,6 +190,7 @@ def opened(settings: Settings, worker: int = 0) -> Server:
 
 def production(settings: Settings, measured: telemetry.Telemetry, worker: int = 0) -> Parts:
     """The real parts."""
+    from serving.arrivals import Arrivals
     from serving.build import Builder
     from serving.impressions import ImpressionLog
     from serving.spill import spill_of
@@ -198,5 +200,11 @@ def production(settings: Settings, measured: telemetry.Telemetry, worker: int = 
     kafka = KafkaLog(addresses(settings).kafka)
     spill = spill_of(settings.state_dir / "serve", settings.grpc_port, worker, settings.serve_workers)
     impressions = ImpressionLog(kafka, measured, spill=spill)
-    builder = Builder(store, clock, impressions, measured, guard, run_dir=settings.run_dir)
-    return Parts(store, clock, kafka, measured, builder.build_warm, impressions.close)
+    arrivals = Arrivals(addresses(settings).kafka)
+    builder = Builder(store, clock, impressions, measured, guard, run_dir=settings.run_dir, arrivals=arrivals)
+
+    def close() -> None:
+        arrivals.close()
+        impressions.close()
+
+    return Parts(store, clock, kafka, measured, builder.build_warm, close, arrivals.version)

@@ -78,7 +78,7 @@ class ItemIndex:
 
     def plus(self, vectors: Float32s) -> "ItemIndex":
         """The index with further items (n, dim), numbered on from its last; the old one goes on answering as before."""
-        inner = faiss.clone_index(self.inner)
+        inner = faiss.deserialize_index(faiss.serialize_index(self.inner))  # a clone of what is mapped stays mapped
         inner.add(np.ascontiguousarray(vectors, np.float32))
         gone = None if self.gone is None else np.append(self.gone, np.zeros(len(vectors), bool))
         return ItemIndex(inner, np.vstack([self.vectors, vectors]).astype(np.float32), gone)

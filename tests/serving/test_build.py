@@ -14,8 +14,10 @@ import pyarrow as pa
 import pytest
 import redis
 
+from headwater import topics
 from headwater.clock import ManualClock, StoredClock
 from headwater.errors import ConfigError, ModelError
+from headwater.kafka_io import Record, Sender
 from headwater.plan import DAY_MS, FeaturePlan
 from headwater.registry.manifest import load_plan
 from headwater.settings import Settings, addresses
@@ -27,6 +29,7 @@ from models.heads import Head
 from models.ranker import Ranker
 from serving import live as serving_live
 from serving import server as serving_server
+from serving.arrivals import Arrivals
 from serving.availability import withdraw
 from serving.build import Builder, build_recommender
 from serving.client import Client
@@ -248,6 +251,43 @@ def test_a_warm_start_makes_lists_that_nobody_is_told_of(write, settings, plan, 
     assert telemetry.registry.get_sample_value("headwater_stage_seconds_count", {"stage": "rank"}) is None
     assert len(funnel.recommend(funnel.request("u1")).items) == 10
     assert len(seen) == 1
+
+
+@pytest.mark.integration
+def test_a_new_item_is_found_and_recommended_without_a_new_bundle(
+    write, promote, settings, kafka, valkey, valkey_client, until
+):
+    """From Kafka, on the real server: by its word, near its kind, and no more once it is taken back."""
+    store = redis.Redis.from_url(valkey)
+    clock = StoredClock(store)
+    clock.set(NOW, speed=0.0)
+    arrivals, telemetry = Arrivals(kafka), Telemetry()
+    build = Builder(store, clock, Discard(), telemetry, arrivals=arrivals).build_warm
+    log = KafkaLog(kafka)
+    parts = serving_server.Parts(store, clock, log, telemetry, build, arrivals.close, arrivals.version)
+    write("v1")
+    with (settings.repo / "surfaces.toml").open("a") as file:
+        file.write("[surfaces.search]\nlimit = 10\ndiversity = 0.0\nseen = 'keep'\nsources = { bm25 = 10 }\n")
+    promote("v1")
+    server, sender = serving_server.Server(settings, parts), Sender(kafka)
+    server.start()
+    with Client(addresses(settings).grpc) as client:
+
+        def found():
+            return [item.item_id for item in client.search("u1", "quince").items]
+
+        assert "fresh" not in found()
+        value = json.dumps({"item_id": "fresh", "name": "Quince", "category": "c2"}).encode()
+        for record in (b"{", value):
+            sender.send(Record(topics.ITEMS, b"fresh", record, NOW + 1))
+        sender.settle()
+        until(lambda: found()[:1] == ["fresh"], "the new item")
+        ranked = client.recommend("u1", limit=3, include=["fresh"])
+        assert ([item.item_id for item in ranked.items], ranked.degraded) == (["fresh"], ())
+        sender.send(Record(topics.ITEMS, b"fresh", None, NOW + 2))
+        sender.settle()
+        until(lambda: "fresh" not in found(), "the item's end")
+    server.close()
 
 
 @pytest.mark.integration
