@@ -99,9 +99,8 @@ def arrange(
         rows, policy = greedy.copy(), "slot"
         rows[exploring.slot - 1] = rng.choice(left)
     drawn = np.cumprod(chances(weights, rows, caps))
-    prefix = exploring.share * drawn + (1 - exploring.share) * (
-        (1 - epsilon) * _same(rows, greedy) + epsilon * _same_but(rows, greedy, exploring.slot - 1, len(left))
-    )
+    in_slot = epsilon * _same_but(rows, greedy, exploring.slot - 1, len(left)) if epsilon else 0.0
+    prefix = exploring.share * drawn + (1 - exploring.share) * ((1 - epsilon) * _same(rows, greedy) + in_slot)
     return Arranged(rows, prefix / np.append(1.0, prefix[:-1]), policy)
 
 

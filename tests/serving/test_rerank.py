@@ -155,6 +155,15 @@ def test_a_list_s_propensity_is_how_often_it_is_shown(exploring, caps):
         assert count / n == pytest.approx(told[rows], abs=4 * error + 1e-3)
 
 
+def test_a_list_that_does_not_reach_the_slot_is_drawn_all_the_same():
+    scores = np.array([0.3, 0.1], np.float32)
+    exploring = Explore(share=1.0, temperature=1.0, slot=3)
+    shown = arrange(scores, np.eye(2, dtype=np.float32), 2, method="mmr", diversity=0.0, exploring=exploring, seed=1)
+    assert shown.policy == "plackett_luce"
+    assert sorted(shown.rows.tolist()) == [0, 1]
+    assert 0 < shown.propensity[0] < 1 == shown.propensity[1]
+
+
 def test_what_is_not_left_to_chance_is_certain():
     found = drawn(8, 4, (np.empty((0, 8), np.int32), np.empty(0, np.int32)), Explore(), 1)
     assert found.policy == "greedy"
