@@ -20,7 +20,7 @@ from benchmarks import open_bandit
 from benchmarks.worlds import ALL_ALIKE, NAMES, World
 from headwater.bench import Measure, Sample
 from headwater.errors import DataError
-from models.evaluation.counterfactual import Estimate, estimate
+from models.evaluation.counterfactual import NORMAL, Estimate, estimate
 from models.evaluation.policies import by_ranker, log_of
 from models.objectives import DEFAULT_OBJECTIVES, Position
 from models.propensity import from_randomised, from_swaps
@@ -152,13 +152,13 @@ def _ranker(worlds: int) -> Measure:
             pq.write_table(world.log(rng, RANKER_LISTS, world.weights(*BY_HABIT)), Path(folder) / "part.parquet")
             rows, fresh = read_rows(Path(folder), NAMES), World.drawn(rng, 2_000, CANDIDATES, DEEP)
             for correction, found in values.items():
-                place = Position(correction=correction, propensities=known, clip=100)  # type: ignore[arg-type]
+                place = Position.model_validate({"correction": correction, "propensities": known, "clip": 100})
                 declared = DEFAULT_OBJECTIVES.model_copy(update={"position": place})
                 ranker = fit_ranker(rows, NAMES, replace(RankerConfig(), declared=declared)).ranker
                 scores = ranker.score(fresh.features.reshape(-1, len(NAMES)).astype(np.float32))
                 found.append(fresh.best_value(scores.reshape(len(fresh.features), -1).astype(np.float64)))
     gain = np.array(values["weights"]) - np.array(values["none"])
-    wide = 1.96 * gain.std(ddof=1) / np.sqrt(worlds)
+    wide = NORMAL * gain.std(ddof=1) / np.sqrt(worlds)
     ours, theirs = (Sample(values[name]) for name in ("weights", "none"))
     return Measure(
         "true value of a list in the ranker's order", round(ours.median, 4), "clicks", "learned without propensities",

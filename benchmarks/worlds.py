@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from models.evaluation.policies import draw_weights
+from models.draws import draw_weights
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -18,7 +18,7 @@ def import_feast() -> Any:
     """
     if "feast" not in sys.modules:
         torch = ModuleType("feast.torch_wrapper")
-        torch.get_torch = lambda: importlib.import_module("torch")  # type: ignore[attr-defined]
+        vars(torch).update(get_torch=lambda: importlib.import_module("torch"))
         sys.modules["feast.torch_wrapper"] = torch
         with patch("typeguard.typechecked", _unchecked):
             importlib.import_module("feast")

@@ -18,6 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from headwater.errors import DataError
+from models.draws import draw_weights
 from models.evaluation.counterfactual import Floats, LoggedLists
 from models.ranker import Scorer
 from models.requests import REQUEST
@@ -77,8 +78,13 @@ class Log:
     ) -> LoggedLists:
         """Judge a policy that has so much probability of each shown row (n_shown,)."""
         behaviour = self.table[PROPENSITY].to_numpy()[: self.n_shown]
-        columns = self.reward[: self.n_shown], behaviour, target, model, expected
-        return LoggedLists(*(None if held is None else self.by_list(held) for held in columns))  # type: ignore[arg-type]
+        return LoggedLists(
+            self.by_list(self.reward[: self.n_shown]),
+            self.by_list(behaviour),
+            self.by_list(target),
+            None if model is None else self.by_list(model),
+            None if expected is None else self.by_list(expected),
+        )
 
 
 def read_log(folder: Path, reward: str = "label") -> Log:
@@ -189,15 +195,6 @@ def _trees(features: npt.NDArray[np.float32], reward: Floats) -> Callable[[npt.N
             "num_threads": 1, "deterministic": True, "seed": 1}  # fmt: skip
     booster = lightgbm.train(told, lightgbm.Dataset(features, reward), 50)
     return lambda asked: np.maximum(np.asarray(booster.predict(asked, num_threads=1), np.float64), 0.0)
-
-
-def draw_weights(scores: npt.NDArray[np.floating[Any]], group: Ints, n: int, temperature: float) -> Floats:
-    """Weights (n_rows,) of a draw in each of ``n`` groups: 1 for the best, e to the -1/temperature for the worst."""
-    low, high = np.full(n, np.inf), np.full(n, -np.inf)
-    np.minimum.at(low, group, scores)
-    np.maximum.at(high, group, scores)
-    span = np.where(high > low, high - low, 1.0)
-    return np.asarray(np.exp(((scores - low[group]) / span[group] - 1.0) / temperature), np.float64)
 
 
 def _left(log: Log, held: Floats, stands_for: Floats) -> Floats:

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.draws import draw_weights
 from serving.rerank.greedy import NO_CAPS, Caps, Floats, Rows, dpp, mmr
 
 Chances = NDArray[np.float64]
@@ -89,7 +90,7 @@ def arrange(
     if exploring is None or not (exploring.share or exploring.epsilon) or not len(greedy):
         return Arranged(greedy, np.ones(len(greedy)))
     rng = np.random.default_rng(seed)
-    weights = _weights(scores, exploring.temperature)
+    weights = draw_weights(scores, np.zeros(len(scores), np.int64), 1, exploring.temperature)
     left = np.setdiff1d(np.arange(len(scores)), greedy)
     epsilon = exploring.epsilon if exploring.slot <= len(greedy) and len(left) else 0.0
     rows, policy = greedy, "greedy"
@@ -132,12 +133,6 @@ def _may_follow(above: list[int], n: int, caps: Caps) -> NDArray[np.bool_]:
         held = np.bincount(groups[above][groups[above] >= 0], minlength=int(groups.max(initial=-1)) + 1)
         kept &= ~((held >= most)[np.maximum(groups, 0)] & (groups >= 0)) if len(held) else True
     return kept if kept.any() else free
-
-
-def _weights(scores: Floats, temperature: float) -> Chances:
-    low, high = float(scores.min()), float(scores.max())
-    relevance = (scores.astype(np.float64) - low) / (high - low) if high > low else np.zeros(len(scores))
-    return np.asarray(np.exp((relevance - 1.0) / temperature))
 
 
 def _same(rows: Rows, greedy: Rows) -> Chances:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +16,9 @@ from typer.testing import CliRunner
 from headwater.cli.main import build
 from headwater.errors import ConfigError
 from headwater.settings import Settings, get_settings
-from models.evaluation.policies import draw_weights
+from models.draws import draw_weights
 from serving.rerank import arrange
-
-
-@dataclass(frozen=True)
-class Always:
-    """Every list is drawn."""
-
-    share: float
-    temperature: float
-    epsilon: float = 0.0
-    slot: int = 1
+from serving.surfaces import Explore
 
 
 def test_the_command_tells_what_a_table_would_have_earned(tmp_path: Path) -> None:
@@ -55,7 +45,7 @@ def test_a_bundles_policy_draws_as_serving_explores(drawn: list[float], temperat
     """The scores' own order, as far as it goes, has the probabilities that serving would log."""
     scores = np.array(drawn, np.float32)
     weights = draw_weights(scores, np.zeros(len(scores), np.int64), 1, temperature)
-    always = Always(share=1.0, temperature=temperature)
+    always = Explore(share=1.0, temperature=temperature)
     shown = arrange(scores, np.eye(len(scores), dtype=np.float32), 3, method="mmr", diversity=0.0, exploring=always)
     above = np.cumsum(weights[shown.rows]) - weights[shown.rows]
     assert shown.propensity.tolist() == pytest.approx(weights[shown.rows] / (weights.sum() - above))
