@@ -123,14 +123,10 @@ def training_set(
 def _asked(
     settings: "Settings", until: str | None, train_until: str | None, gap: str | None, items: Path | None
 ) -> "Asked":
-    from batch.objectives import load_labelling
     from batch.shown import Asked, Split
-    from headwater.datasets.complete_journey import home_of
 
-    own = home_of(settings) / "items.parquet"
     split = Split(None if train_until is None else _instant(train_until), None if gap is None else _span(gap))
-    cutoff_ms = _now(settings) if until is None else _instant(until)
-    return Asked(load_labelling(settings.repo), cutoff_ms, split, items or (own if own.is_file() else None))
+    return Asked.of(settings, _now(settings) if until is None else _instant(until), split, items)
 
 
 def _instant(text: str) -> int:
@@ -314,7 +310,7 @@ def retrain(
     with progress() as bar:
         task = bar.add_task("retrain", total=len(ASSETS))
         steps = SparkSteps(
-            settings, plan, service, data or home_of(settings), lambda: _now(settings),
+            settings, plan, service, data or home_of(settings), lambda: _now(settings), rules.retraining,
             progress=lambda step: bar.update(task, advance=1, description=step),
         )  # fmt: skip
         emitted = run_once(Retraining(steps, rules, retries=False), chosen, dagster_home(settings))

@@ -5,22 +5,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headwater.declared import read_declared
-from headwater.spans import parse_span
+from headwater.spans import Span
 
 FILE = "labels.toml"
 NAME = r"^[a-z][a-z0-9_]*$"
 
 
-def _span(value: object) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    return timedelta(milliseconds=parse_span(str(value)))
-
-
-Span = Annotated[timedelta, BeforeValidator(_span)]
 Name = Annotated[str, Field(pattern=NAME)]
 
 

@@ -9,23 +9,25 @@ The judged period ends where the label's horizon does, so every judged label is 
 steps as Dagster assets, one partition a day.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow.compute as pc
 
+from batch.accounting import VALIDATION
+from headwater.errors import DataError
 from headwater.log import get_logger
 from headwater.plan import FeaturePlan
 from headwater.settings import Settings
 from models.evaluation.metrics import PAD
-from models.gates import DEFAULT_RULES, Gate, Rules, judged
+from models.gates import DEFAULT_RULES, Gate, Retraining, Rules, judged
 from models.registry import CHALLENGER, CHAMPION
+from models.rows import Rows
 
-JUDGED = timedelta(days=14)
-"""How long the period is whose requests champion and newcomer are judged by."""
 REFUSED = "refused"
 log = get_logger(__name__)
 
@@ -129,7 +131,9 @@ def decide(
 class SparkSteps:
     """The real steps: towers and ranker by the models room, features by Spark.
 
-    ``home`` holds ``items.parquet`` and ``users.parquet``; ``now_ms`` tells the platform's time.
+    ``home`` holds ``items.parquet`` and ``users.parquet``; ``now_ms`` tells the platform's time; ``rules`` say what is
+    learned from. Impressions carry the features that were served, so the towers may learn from all that came before;
+    requests that are made of purchases must lie behind what the towers know.
     """
 
     settings: Settings
@@ -137,6 +141,7 @@ class SparkSteps:
     service: str
     home: Path
     now_ms: Callable[[], int]
+    rules: Retraining = DEFAULT_RULES.retraining
     passes: int | None = None
     progress: Callable[[str], None] = field(default=lambda step: None)
 
@@ -152,7 +157,8 @@ class SparkSteps:
         from models.training import train_retriever
 
         self.progress("towers")
-        train_retriever(self.settings, self.home, DEFAULT_SAMPLING.start_ms(until_ms), self.passes)
+        cutoff_ms = until_ms if self._of_impressions else DEFAULT_SAMPLING.start_ms(until_ms)
+        train_retriever(self.settings, self.home, cutoff_ms, self.passes)
         return str(paths_of(self.settings).retriever)
 
     def index(self) -> float:
@@ -167,18 +173,25 @@ class SparkSteps:
         return found_share(held.index, queries, exact(held.index.vectors, queries, min(DEPTH, len(held.items))))
 
     def training_set(self, until_ms: int) -> str:
+        from batch.shown import Asked, build_shown_rows
         from batch.training_set import build_ranking_rows
+        from models.paths import paths_of
 
         self.progress("features")
-        return build_ranking_rows(self._spark(), self.settings, self.plan, self.service, until_ms).path
+        what = (self._spark(), self.settings, self.plan, self.service)
+        if self._of_impressions:
+            return build_shown_rows(*what, Asked.of(self.settings, until_ms), paths_of(self.settings).rows).path
+        return build_ranking_rows(*what, until_ms).path
 
     def ranker(self, until_ms: int) -> str:
+        from batch.objectives import load_labelling
         from models.training import Service, train_ranker
 
         self.progress("ranker")
         names, schema = self.plan.service(self.service).names, self.plan.schema_hash(self.service)
         service = Service(self.service, names, schema, self.plan.feature_hashes(self.service))
-        meta, _ = train_ranker(self.settings, service, self.now_ms(), until_ms, home=self.home)
+        gap = load_labelling(self.settings.repo).longest if self._of_impressions else None
+        meta, _ = train_ranker(self.settings, service, self.now_ms(), until_ms, home=self.home, gap=gap)
         return meta.version
 
     def champion(self) -> str | None:
@@ -188,22 +201,41 @@ class SparkSteps:
         return None if found is None else found.name
 
     def judge(self, champion: str, version: str, until_ms: int) -> Judgement:
-        from batch.training_set import build_ranking_rows
         from models.bundle import load_bundle
         from models.comparison import compare_on
         from models.gates import measure
-        from models.ranking import read_rows
-        from models.requests import DEFAULT_SAMPLING
 
         self.progress("judging")
-        judged = replace(DEFAULT_SAMPLING, span=JUDGED, per_user=1)
-        rows = self.settings.training_dir / "judged"
-        build_ranking_rows(self._spark(), self.settings, self.plan, self.service, until_ms, judged, rows)
         bundles = [load_bundle(self.settings.bundles_dir / name) for name in (champion, version)]
-        table = read_rows(rows, bundles[1].meta.feature_names)
+        table = self._judged(until_ms, bundles[1].meta.feature_names)
         found = compare_on(table, *bundles)
         measured = measure(bundles[1], self.settings.bundles_dir / version, table)
         return Judgement(found.gain.mean, found.gain.low, found.gain.high, found.requests, measured)
+
+    def _judged(self, until_ms: int, names: Sequence[str]) -> Rows:
+        """Rows of the judged period; of impressions those whose order was drawn, for others favour who made them."""
+        from batch.shown import Asked, Split, build_shown_rows
+        from batch.training_set import build_ranking_rows
+        from models.ranking import read_rows
+        from models.requests import DEFAULT_SAMPLING
+
+        out, what = self.settings.training_dir / "judged", (self._spark(), self.settings, self.plan, self.service)
+        if not self._of_impressions:
+            sampling = replace(DEFAULT_SAMPLING, span=self.rules.judged, per_user=1)
+            build_ranking_rows(*what, until_ms, sampling, out)
+            return read_rows(out, names)
+        begin_ms = until_ms - self.rules.judged // timedelta(milliseconds=1)
+        build_shown_rows(*what, Asked.of(self.settings, until_ms, Split(begin_ms, timedelta(0))), out)
+        newer = pc.field("split") == VALIDATION
+        try:
+            return read_rows(out, names, only=newer & (pc.field("propensity") < 1))
+        except DataError:
+            log.warning("no_drawn_list_judges", instead="all lists", remedy="let some be drawn: docs/serving.md")
+            return read_rows(out, names, only=newer)
+
+    @property
+    def _of_impressions(self) -> bool:
+        return self.rules.learns_from == "impressions"
 
     def measure(self, version: str) -> Mapping[str, float]:
         from models.bundle import load_bundle

@@ -23,7 +23,7 @@ os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")  # it would report to it
 import dagster as dg  # whose decorators have no types, so mypy is told to let them pass where they stand
 
 from batch.history import ONCE
-from batch.retrain import JUDGED, Judgement, SparkSteps, Steps, Verdict, decide
+from batch.retrain import Judgement, SparkSteps, Steps, Verdict, decide
 from headwater.errors import ConfigError, HeadwaterError, ResourceError, UnavailableError
 from headwater.plan import DAY_MS
 from models.gates import DEFAULT_RULES, Rules
@@ -32,7 +32,6 @@ SERVICE = "recommend"
 NIGHTLY_HOUR = 3
 FIRST_DAY = "2010-01-01"
 DAYS = dg.DailyPartitionsDefinition(start_date=FIRST_DAY, timezone="UTC")
-JUDGED_MS = JUDGED // timedelta(milliseconds=1)
 RETRIES = dg.RetryPolicy(max_retries=2, delay=60, backoff=dg.Backoff.EXPONENTIAL)
 """For what a server that is down makes fail; a refusal is no failure."""
 ONE_AT_A_TIME = {"headwater/retraining": "one"}
@@ -49,6 +48,10 @@ class Retraining:
     rules: Rules = DEFAULT_RULES
     retries: bool = True
 
+    def trained_until(self, known_ms: int) -> int:
+        """Where training ends and what judges begins, of what is known until ``known_ms``."""
+        return known_ms - self.rules.retraining.judged // timedelta(milliseconds=1)
+
 
 @dg.resource(description="Towers, features, ranker and registry of this state folder.")  # type: ignore[untyped-decorator]
 def real_retraining(_: Any) -> Retraining:
@@ -62,8 +65,9 @@ def real_retraining(_: Any) -> Retraining:
 
     settings = get_settings()
     clock = StoredClock(connect(addresses(settings).redis))
-    steps = SparkSteps(settings, load_plan(settings.repo), SERVICE, home_of(settings), clock.now_ms)
-    return Retraining(steps, load_rules(settings.repo))
+    rules = load_rules(settings.repo)
+    steps = SparkSteps(settings, load_plan(settings.repo), SERVICE, home_of(settings), clock.now_ms, rules.retraining)
+    return Retraining(steps, rules)
 
 
 def end_of(day: str) -> int:
@@ -99,6 +103,11 @@ def _step(context: dg.AssetExecutionContext) -> Iterator[Steps]:
         raise dg.Failure(str(error), allow_retries=retraining.retries and not refused) from error
 
 
+def _trained_until(context: dg.AssetExecutionContext, known_ms: int) -> int:
+    retraining: Retraining = context.resources.retraining
+    return retraining.trained_until(known_ms)
+
+
 def _asset(told: str) -> Callable[[Callable[..., Any]], Any]:
     asset: Callable[[Callable[..., Any]], Any] = dg.asset(
         partitions_def=DAYS, required_resource_keys={"retraining"}, retry_policy=RETRIES, group_name="retraining",
@@ -125,7 +134,7 @@ def features(context: dg.AssetExecutionContext) -> str:
 def retriever(context: dg.AssetExecutionContext, archive: int) -> str:
     """Train on what was bought before the first request."""
     with _step(context) as steps:
-        return steps.retriever(archive - JUDGED_MS)
+        return steps.retriever(_trained_until(context, archive))
 
 
 @_asset("Share of the truly nearest items that the index finds.")
@@ -141,7 +150,7 @@ def index(context: dg.AssetExecutionContext, retriever: str) -> float:
 def training_set(context: dg.AssetExecutionContext, archive: int, features: str, index: float) -> str:
     """Draw them with that retriever; every label is final."""
     with _step(context) as steps:
-        return steps.training_set(archive - JUDGED_MS)
+        return steps.training_set(_trained_until(context, archive))
 
 
 @_asset("A newly trained bundle: its version.")
@@ -150,7 +159,7 @@ def ranker(context: dg.AssetExecutionContext, archive: int, features: str, train
     with _step(context) as steps:
         if steps.features() != features:
             raise ConfigError(f"{training_set}: made with features {features}, others are applied now. Run it again.")
-        version = steps.ranker(archive - JUDGED_MS)
+        version = steps.ranker(_trained_until(context, archive))
     context.add_output_metadata({"version": version})
     return version
 

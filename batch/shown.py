@@ -26,12 +26,13 @@ from batch.drafts import draft_beside
 from batch.impressions import DISTINCT, USED, read_impressions
 from batch.labels import ROW, Labels, number_labels
 from batch.leaks import LABEL_ROW, find_changed, find_newer, find_telling
-from batch.objectives import Labelling
+from batch.objectives import Labelling, load_labelling
 from batch.outcomes import attributed, labels_of, read_outcomes, retracted
 from batch.point_in_time import service_rows
 from batch.session import read_parquet
 from batch.training_set import CHECK, LeakCheck, TrainingSet, data_hash, finish, join_keys
 from headwater import assemble
+from headwater.datasets.complete_journey import home_of
 from headwater.errors import ConfigError, DataError
 from headwater.plan import FeaturePlan
 from headwater.settings import Settings
@@ -75,6 +76,18 @@ class Asked:
     cutoff_ms: int
     split: Split = Split()
     items: Path | None = None
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        cutoff_ms: int,
+        split: Split = Split(),
+        items: Path | None = None,  # frozen
+    ) -> "Asked":
+        """By the repository's ``labels.toml``, with the catalogue's table of items where none is given."""
+        own = home_of(settings) / "items.parquet"
+        return cls(load_labelling(settings.repo), cutoff_ms, split, items or (own if own.is_file() else None))
 
     @property
     def split_sql(self) -> str:

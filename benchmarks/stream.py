@@ -31,7 +31,7 @@ HEAP_MB = 4_096
 """For the state of so many events: an id or a tile takes some 400 bytes of the JVM's heap."""
 WARM = 0.2
 """Share of the backlog that is worked off before counting begins."""
-EYE_S, LONGEST_S, GIVE_UP_S = 0.05, 2.0, 300.0
+EYE_S, LONGEST_S, GIVE_UP_S = 0.05, 10.0, 300.0
 """Between two looks, at least and at most; without progress a run is given up."""
 JOB, BLACKHOLE, LOOP = "streaming.job", "benchmarks.blackhole_job", "benchmarks.python_loop"
 _BASELINES = {BLACKHOLE: "the same query into a blackhole", LOOP: "a plain Python consumer loop"}

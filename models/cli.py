@@ -164,13 +164,15 @@ def tune(
     from models import tuning
     from models.objectives import load_objectives
     from models.paths import paths_of
+    from models.propensity import settled
     from models.ranking import read_rows
     from models.training import declared_config
 
     settings = get_settings()
     paths, read = paths_of(settings), _service(settings, service, repo)
-    base = declared_config(read, load_objectives(repo or settings.repo))
-    table = read_rows(rows or paths.rows, read.feature_names, base.declared)
+    folder = rows or paths.rows
+    base = declared_config(read, settled(load_objectives(repo or settings.repo), folder))
+    table = read_rows(folder, read.feature_names, base.declared)
     with progress() as bar:
         task = bar.add_task("trials", total=trials)
         tuned = tuning.tune(
@@ -197,6 +199,7 @@ def trial(
     from headwater.registry.manifest import load_plan
     from models.objectives import load_objectives
     from models.paths import paths_of
+    from models.propensity import settled
     from models.ranking import read_rows
     from models.training import ranker_config
     from models.trial import Trial, features_of, lift
@@ -204,8 +207,9 @@ def trial(
     settings = get_settings()
     plan, read, paths = load_plan(repo or settings.repo), _service(settings, service, repo), paths_of(settings)
     without = features_of(plan, service, view)
-    config = ranker_config(paths, read, load_objectives(repo or settings.repo))
-    table = read_rows(rows or paths.rows, read.feature_names, config.declared)
+    folder = rows or paths.rows
+    config = ranker_config(paths, read, settled(load_objectives(repo or settings.repo), folder))
+    table = read_rows(folder, read.feature_names, config.declared)
     with progress() as bar:
         bar.add_task(f"with and without {view}", total=None)
         both, alone, gain, requests = lift(table, read.feature_names, without, config)

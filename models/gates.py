@@ -16,6 +16,8 @@
     automatic = false                      # let what passes serve, without anybody's act
 
     [retraining]
+    learns_from = "requests"               # made of past purchases; or "impressions", as shown and labelled
+    judged = "14d"                         # newest stretch, not trained on, by which a bundle is compared
     new_purchases = 100_000                # with final labels, since the champion's training; without: on schedule only
     shifted_features = 5                   # served unlike the training rows (headwater skew): more start a retraining
 
@@ -25,6 +27,7 @@ A bundle that was trained on other definitions is refused wherever it is named (
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +35,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from headwater.declared import read_declared
+from headwater.spans import Span
 from models.bundle import Bundle
 from models.evaluation.metrics import coverage, top_k_grouped
 from models.ranking import DEPTH, Rows
@@ -72,8 +76,10 @@ class Promotion(_Strict):
 
 
 class Retraining(_Strict):
-    """When there is one before its time."""
+    """What it learns from, and when there is one before its time."""
 
+    learns_from: Literal["requests", "impressions"] = "requests"
+    judged: Span = Field(default=timedelta(days=14), gt=timedelta(0))
     new_purchases: Annotated[int, Field(gt=0)] | None = None
     shifted_features: Annotated[int, Field(ge=0)] | None = None
 

@@ -22,6 +22,8 @@ user_item_purchases_90d = 1
 [position]
 correction = "weights"                 # or "feature", or "none"
 propensities = [1.0, 0.71, 0.55]       # how often a place is looked at; a place behind the last counts as the last
+# estimated = "swaps"                  # instead: each training estimates them from its rows; or "randomised"
+# clicks = "click"                     # column of the rows that they are estimated from
 clip = 10.0                            # the most that a row may weigh
 
 [calibration]
@@ -60,11 +62,15 @@ class Position(_Strict):
 
     correction: Literal["none", "weights", "feature"] = "none"
     propensities: tuple[Propensity, ...] = ()
+    estimated: Literal["swaps", "randomised"] | None = None
+    clicks: str = "click"
     clip: float = Field(default=10.0, ge=1, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> "Position":
-        if self.correction == "weights" and not self.propensities:
+        if self.propensities and self.estimated:
+            raise ValueError("propensities are either declared or estimated, not both")
+        if self.correction == "weights" and not (self.propensities or self.estimated):
             raise ValueError("weights need propensities. Estimate them: headwater train propensities")
         return self
 

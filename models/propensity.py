@@ -21,6 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from headwater.errors import DataError
+from headwater.log import get_logger
+from models.objectives import Objectives, Position
 from models.rows import POSITION, SHOWN
 
 Floats = npt.NDArray[np.float64]
@@ -52,6 +54,28 @@ class Propensities:
         """Value, low and high of each position; ``None`` where the data do not tell."""
         columns = zip(self.value.tolist(), self.low.tolist(), self.high.tolist(), strict=True)
         return [tuple(None if np.isnan(number) else round(number, 4) for number in row) for row in columns]  # type: ignore[misc]  # of three
+
+
+def settled(declared: Objectives, directory: Path) -> Objectives:
+    """The same with numbers, where propensities are to be estimated from the rows that are about to be learned from.
+
+    Rows without positions, which are no impressions, have nothing to correct.
+
+    Raises
+    ------
+    DataError
+        The rows have positions and do not tell.
+    """
+    position = declared.position
+    if position.correction != "weights" or position.estimated is None:
+        return declared
+    if not directory.is_dir() or POSITION not in ds.dataset(directory, format="parquet").schema.names:
+        get_logger("models").info("position_not_corrected", reason="the rows have no positions", rows=str(directory))
+        return declared.model_copy(update={"position": Position()})
+    found = read_propensities(directory, position.clicks, position.estimated == "randomised")
+    get_logger("models").info("propensities_estimated", by=position.estimated, propensities=found.known)
+    numbers = position.model_copy(update={"propensities": found.known, "estimated": None})
+    return declared.model_copy(update={"position": numbers})
 
 
 def read_propensities(directory: Path, column: str, randomised: bool) -> Propensities:

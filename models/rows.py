@@ -86,8 +86,18 @@ class Rows:
         return digest.hexdigest()
 
 
-def read_rows(directory: Path, feature_names: Sequence[str], declared: Objectives = DEFAULT_OBJECTIVES) -> Rows:
+def read_rows(
+    directory: Path,
+    feature_names: Sequence[str],
+    declared: Objectives = DEFAULT_OBJECTIVES,
+    only: pc.Expression | None = None,
+) -> Rows:
     """Read what the training set job wrote; candidates that were logged but not shown have no label, and are left out.
+
+    Parameters
+    ----------
+    only
+        Which rows, of whole requests.
 
     Raises
     ------
@@ -110,8 +120,9 @@ def read_rows(directory: Path, feature_names: Sequence[str], declared: Objective
         if name != declared.main and objective.column in there
     }
     own = [REQUEST, "item_id", AT, label, WEIGHT, *others.values(), *({POSITION} & there)]
+    shown = pc.field(SHOWN) if SHOWN in there else pc.scalar(True)
     table = source.to_table(
-        columns=list(dict.fromkeys([*own, *feature_names])), filter=pc.field(SHOWN) if SHOWN in there else None
+        columns=list(dict.fromkeys([*own, *feature_names])), filter=shown if only is None else shown & only
     )
     if not table.num_rows:
         raise DataError(f"{directory}: no training rows. Make them first: headwater training-set")

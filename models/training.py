@@ -8,6 +8,7 @@ rows, retriever ─► ranker, calibration ─► bundles/<version>/
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from models.item_texts import describe_items
 from models.lineage import code_version
 from models.objectives import DEFAULT_OBJECTIVES, Objectives, load_objectives
 from models.paths import Paths, paths_of
+from models.propensity import settled
 from models.ranking import DEFAULT_RANKER, Fitted, RankerConfig, fit_ranker, read_rows
 from models.requests import number
 from models.retrieval.neighbours import neighbour_table
@@ -163,6 +165,7 @@ def train_ranker(
     progress: Progress = _silent,
     repo: Path | None = None,
     home: Path | None = None,
+    gap: timedelta | None = None,
 ) -> tuple[Meta, Fitted]:
     """Train on the rows in ``training/rows`` and publish a registered bundle; nobody is promoted.
 
@@ -179,12 +182,16 @@ def train_ranker(
         The settings' own by default.
     home
         Folder with ``users.parquet``; without it there are no lists by segment of users.
+    gap
+        Between the requests that trees learn from and the later ones that stop them; the config's by default.
     """
     paths = paths_of(settings)
     retriever = Retriever.load(paths.retriever)
     if config is None:
         config = ranker_config(paths, service, load_objectives(repo or settings.repo))
-    table = read_rows(rows or paths.rows, service.feature_names, config.declared)
+    folder = rows or paths.rows
+    table = read_rows(folder, service.feature_names, config.declared)
+    config = replace(config, declared=settled(config.declared, folder), gap=gap or config.gap)
     fitted = fit_ranker(table, service.feature_names, config, progress)
     until_ms = min(known_until_ms, newest_ms(settings.events_dir) + 1)
     bought = number(read_purchases(settings.events_dir, until_ms), retriever.users, retriever.items)

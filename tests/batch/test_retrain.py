@@ -2,21 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 from support import bundles
 from support.archived import archive
+from support.archives import Stored, draw, write
+from support.shown import AT, arrived, logged, record, vectors, write_impressions
 
-from batch.retrain import REFUSED, Judgement, Verdict, decide
+from batch.retrain import REFUSED, Judgement, SparkSteps, Verdict, decide
 from headwater.errors import ConfigError, ModelError, UnavailableError
+from headwater.events import Event
+from headwater.plan import DAY_MS, HOUR_MS, FeaturePlan
 from headwater.settings import Settings
-from models.gates import Gates, Promotion, Rules
+from models.gates import Gates, Promotion, Retraining, Rules
 from models.registry import CHALLENGER, CHAMPION
+from models.rows import read_rows
 
-DAY_MS = 86_400_000
 DAY, NOW = "2017-11-25", 1_511_654_400_000
 """A partition, and its end."""
 
@@ -333,3 +339,41 @@ def test_the_scheduled_audit_fails_where_a_cell_is_mismatched(mismatched: int) -
     if mismatched:
         told = result.get_step_failure_events()[0].step_failure_data.user_failure_data.description
         assert told == "audit: 3 of 40 cells are mismatched (age 3)."
+
+
+def impressions_state(folder: Path, plan: FeaturePlan, drawn: float) -> Settings:
+    """Ten days of lists of three, of which the first is clicked; every second list had the probability ``drawn``."""
+    settings = Settings(state_dir=folder, repo=folder)
+    begin, held = AT, vectors(plan, "a", "b", "c")
+    records, clicks = [], []
+    for number in range(80):
+        at = begin + number * 3 * HOUR_MS
+        records.append(record(f"r{number:02}", at, "1", ["a", "b", "c"], [], held, **logged(plan)))
+        records[-1]["propensity"] = drawn if number % 2 else 1.0
+        clicked = Event(f"o{number}", "click", at + 1, "1", "a", request_id=f"r{number:02}")
+        clicks.append(Stored(clicked, at + 1, 0, 10_000 + number))
+    write_impressions(arrived(records), settings.impressions_dir)
+    write([*draw(20, late=False), *clicks], settings.events_dir)
+    (folder / "labels.toml").write_text(
+        'label = "click"\n[keys]\nuser = "user_id"\nitem = "item_id"\n'
+        '[objectives.click]\nevents = ["click"]\nwindow = "1h"\ndelay = "0s"\n'
+    )
+    return settings
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("drawn", "judging"), [(0.25, 8), (1.0, 16)], ids=["drawn lists judge", "else all do"])
+def test_impressions_are_learned_from_up_to_the_judged_period(
+    spark: Any, plan: FeaturePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: float, judging: int
+) -> None:
+    settings = impressions_state(tmp_path, plan, drawn)
+    monkeypatch.setattr(SparkSteps, "_spark", lambda _: spark)
+    rules = Retraining(learns_from="impressions", judged=timedelta(days=2))
+    steps = SparkSteps(settings, plan, "all", tmp_path, lambda: 0, rules)
+    end = AT + 80 * 3 * HOUR_MS
+    learned = read_rows(Path(steps.training_set(end - 2 * DAY_MS)), plan.service("all").names)
+    assert learned.at_ms.max() < end - 2 * DAY_MS <= learned.at_ms.max() + 4 * HOUR_MS
+    assert (len(learned), int(learned.label.sum())) == (3 * 64, 64)
+    judged = steps._judged(end, plan.service("all").names)
+    assert judged.at_ms.min() >= end - 2 * DAY_MS
+    assert len(judged.at_ms) == judging

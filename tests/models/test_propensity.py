@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from headwater.errors import DataError
 from models import propensity
 from models.cli import train
+from models.objectives import Objectives
 from models.propensity import bradley_terry, from_randomised, from_swaps, swapped, wins
 
 PLACES = 6
@@ -167,3 +168,40 @@ def test_the_command_reads_what_was_shown(tmp_path, monkeypatch):
     assert told["declare"] == f"propensities = {told['propensities']}"
     with pytest.raises(DataError, match="no column bought"):
         propensity.read_propensities(tmp_path, "bought", False)
+
+
+def declared(**how):
+    position = {"correction": "weights", **how}
+    return Objectives.model_validate({"objectives": {"bought": {"column": "label"}}, "position": position})
+
+
+def shown_rows(folder, rng, positions=True):
+    """Rows of lists that were shown, their order rotated, as a training set from impressions has them."""
+    position, clicked, pair = rotated(rng, CURVES["steep"], users=2_000)
+    columns = {
+        "request_id": [f"r{at // PLACES}" for at in range(len(position))],
+        "user_id": [f"u{at // PLACES}" for at in pair],
+        "item_id": [f"i{at}" for at in pair],
+        "shown": np.ones(len(position), bool),
+        "click": clicked.astype(np.int8),
+    }
+    folder.mkdir()
+    pq.write_table(pa.table(columns | ({"position": position} if positions else {})), folder / "rows.parquet")
+    return folder
+
+
+def test_a_training_estimates_the_propensities_that_are_to_be_estimated(tmp_path):
+    rows = shown_rows(tmp_path / "rows", np.random.default_rng(4))
+    found = propensity.settled(declared(estimated="swaps"), rows).position
+    assert found.correction == "weights"
+    assert np.allclose(found.propensities, CURVES["steep"], rtol=0.15)
+    told = declared(propensities=[1.0, 0.5])
+    assert propensity.settled(told, rows) is told
+    other = declared(estimated="swaps").position.model_copy(update={"clicks": "bought"})
+    with pytest.raises(DataError, match="no column bought"):
+        propensity.settled(told.model_copy(update={"position": other}), rows)
+
+
+def test_rows_that_were_not_shown_have_no_position_to_correct(tmp_path):
+    rows = shown_rows(tmp_path / "rows", np.random.default_rng(4), positions=False)
+    assert propensity.settled(declared(estimated="randomised"), rows).position.correction == "none"
