@@ -115,7 +115,10 @@ class Client:
 
 
 class AsyncClient:
-    """As :class:`Client`, for asyncio: ``async with AsyncClient(address) as client: await client.recommend("42")``."""
+    """As :class:`Client`, for asyncio: ``async with AsyncClient(address) as client: await client.recommend("42")``.
+
+    Clients of one address share a connection, and with it a worker of the server, unless they ask for their own.
+    """
 
     recommend = _awaiting(calls.recommend)
     search = _awaiting(calls.search)
@@ -125,10 +128,11 @@ class AsyncClient:
     track_many = _awaiting(calls.track_many)
     features = _awaiting(calls.features)
 
-    def __init__(self, address: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, address: str, timeout_s: float = TIMEOUT_S, own_connection: bool = False) -> None:
         self._address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        options = (*_OPTIONS, ("grpc.use_local_subchannel_pool", int(own_connection)))
+        self._channel = grpc.aio.insecure_channel(address, options=options)
         self._methods = _methods(self._channel)
 
     async def __aenter__(self) -> "AsyncClient":

@@ -130,6 +130,12 @@ class WorldConfig(_Strict):
         """The same world, drawn with another seed where one is given."""
         return self if seed is None else self.model_copy(update={"seed": seed})
 
+    def peopled(self, count: int | None) -> "WorldConfig":
+        """The same world with so many shoppers of the data, where a number is given."""
+        if count is None:
+            return self
+        return self.model_copy(update={"shoppers": self.shoppers.model_copy(update={"count": count})})
+
 
 def load_world_config(path: Path | None = None) -> WorldConfig:
     """Read a world's file, by default the one that ships with the package.

@@ -136,7 +136,8 @@ def unit(vectors: Floats) -> Floats:
 def _shopping_days(user: Ints, at_ms: npt.NDArray[np.int64], value: Floats) -> tuple[Floats, Floats]:
     """What each shopper spent, and on how many days (n_users,)."""
     shopper, _ = np.divmod(np.unique(user * np.int64(2**32) + at_ms // DAY_MS), 2**32)
-    return np.bincount(user, np.nan_to_num(value)), np.bincount(shopper).astype(np.float64)
+    spent = np.bincount(user, np.nan_to_num(value)).astype(np.float64)
+    return spent, np.bincount(shopper).astype(np.float64)
 
 
 def _prices(item: Ints, value: Floats, category: Ints) -> Floats:
@@ -146,4 +147,4 @@ def _prices(item: Ints, value: Floats, category: Ints) -> Floats:
     alike = pd.Series(own).groupby(category).transform("median").to_numpy()
     overall = float(np.nanmedian(own)) if np.isfinite(own).any() else 1.0
     known = np.where(np.isfinite(own), own, np.where(np.isfinite(alike), alike, overall))
-    return np.maximum(np.round(known, 2), 0.01)
+    return np.asarray(np.maximum(np.round(known, 2), 0.01), np.float64)

@@ -23,7 +23,7 @@ def own_frequency(bought: Interactions, users: Ints, at_ms: int, k: int) -> Ints
 
 
 def numbered(world: World, purchases: pd.DataFrame) -> Interactions:
-    """Purchases ``user_id, item_id, event_time`` in the world's numbers, newcomers too; what it does not know is left out.
+    """Purchases ``user_id, item_id, event_time`` in the world's numbers, newcomers too; what it knows not is left out.
 
     ``models.interactions.read_purchases`` reads such a frame from the archive.
     """

@@ -62,10 +62,23 @@ class Value:
 
 @dataclass(frozen=True)
 class _Day:
-    """Tastes (n_users, dims), and the log-odds (n_items,) that are everyone's."""
+    """What is made once a day.
+
+    Attributes
+    ----------
+    tastes : (n_users, dims)
+    factor : (n_items,)
+        What multiplies each product's odds: trends, being new; 0 before it has come.
+    shared : (n_items,)
+        Log-odds without taste and habit.
+    crowd : (n_items,)
+        Running sum of popularity times factor.
+    """
 
     tastes: Floats
+    factor: Floats
     shared: Floats
+    crowd: Floats
 
 
 class World:
@@ -92,9 +105,7 @@ class World:
         self.vectors = np.concatenate([fitted.items, self.products.vectors])
         self.popularity = np.concatenate([fitted.popularity, self.products.popularity])
         self.price = np.concatenate([fitted.price, self.products.price])
-        self.text = {
-            name: np.concatenate([column, self.products.text[name]]) for name, column in fitted.text.items()
-        }
+        self.text = {name: np.concatenate([column, self.products.text[name]]) for name, column in fitted.text.items()}
         self.habits = Habits.of(fitted.own, len(self.item_ids))
         self.shoppers = _drawn(config, len(fitted.user_ids))
         self._tastes = np.concatenate([fitted.users, self.newcomers.vectors])
@@ -106,11 +117,11 @@ class World:
 
     def items_of(self, ids: Texts | list[str]) -> Ints:
         """Numbers of ids, ``PAD`` for those that the world does not know."""
-        return np.asarray(self._items.get_indexer(np.asarray(ids, object)), np.int32)
+        return np.asarray(self._items.get_indexer(pd.Index(ids)), np.int32)
 
     def users_of(self, ids: Texts | list[str]) -> Ints:
         """Numbers of ids, -1 for those that the world does not know."""
-        return np.asarray(self._users.get_indexer(np.asarray(ids, object)), np.int32)
+        return np.asarray(self._users.get_indexer(pd.Index(ids)), np.int32)
 
     def present(self, day: int) -> Ints:
         """Shoppers who may come on a day (n,)."""
@@ -119,13 +130,11 @@ class World:
 
     def factor(self, day: int) -> Floats:
         """What multiplies the odds of each product: trends, being new; 0 before it has come (n_items,)."""
-        found = np.ones(len(self.item_ids))
-        for trend in self.config.trends:
-            if trend.from_day <= day <= trend.to_day:
-                found[self.text["category"] == trend.category] *= trend.factor
-        new = slice(len(self.fitted.item_ids), None)
-        found[new] *= np.where(self.products.day <= day, self.config.new_products.liked, 0)
-        return found
+        return self._day(day).factor
+
+    def crowd(self, day: int) -> Floats:
+        """Running sum of what everyone buys, to draw a product from (n_items,)."""
+        return self._day(day).crowd
 
     def leaning(self, users: Ints, items: Ints, day: int) -> Floats:
         """Log-odds l of pairs: ``users`` (n,), ``items`` (n, k), of which ``PAD`` has -∞."""
@@ -133,9 +142,7 @@ class World:
         known = np.maximum(items, 0)
         cosine = np.einsum("nd,nkd->nk", today.tastes[users], self.vectors[known])
         habit = np.log1p(self.habits.count(users[:, None], known))
-        return np.where(
-            items == PAD, -np.inf, today.shared[known] + asked.affinity * cosine + asked.habit * habit
-        )
+        return np.where(items == PAD, -np.inf, today.shared[known] + asked.affinity * cosine + asked.habit * habit)
 
     def chances(self, users: Ints, items: Ints, day: int) -> Chances:
         """What each of the pairs ``users`` (n,), ``items`` (n, k) may come to (n, k)."""
@@ -197,7 +204,7 @@ class World:
         if measure != "money":
             return leaning
         found = self._chances(leaning)
-        return found.click * found.purchase * self.price[items]
+        return np.asarray(found.click * found.purchase * self.price[items])
 
     def _chances(self, leaning: Floats) -> Chances:
         asked, liked = self.config.outcomes, expit(leaning)
@@ -206,13 +213,22 @@ class World:
 
     def _day(self, day: int) -> _Day:
         if day not in self._held:
-            asked = self.config.tastes
+            asked, factor = self.config.tastes, self._factor(day)
             heard = np.log1p(self.popularity)
             usual = np.median(heard[self.popularity > 0])
             with np.errstate(divide="ignore"):
-                shared = asked.base + asked.popularity * (heard - usual) + np.log(self.factor(day))
-            self._held[day] = _Day(self._drifted(day), shared)
+                shared = asked.base + asked.popularity * (heard - usual) + np.log(factor)
+            self._held[day] = _Day(self._drifted(day), factor, shared, np.cumsum(self.popularity * factor))
         return self._held[day]
+
+    def _factor(self, day: int) -> Floats:
+        found = np.ones(len(self.item_ids))
+        for trend in self.config.trends:
+            if trend.from_day <= day <= trend.to_day:
+                found[self.text["category"] == trend.category] *= trend.factor
+        new = slice(len(self.fitted.item_ids), None)
+        found[new] *= np.where(self.products.day <= day, self.config.new_products.liked, 0)
+        return found
 
     def _drifted(self, day: int) -> Floats:
         """Tastes after a random walk of so many steps, of length one (n_users, dims)."""
@@ -255,5 +271,3 @@ def _drawn(config: WorldConfig, known: int) -> Ints:
     if count > known:
         raise ConfigError(f"world: shoppers.count: {count} of {known} cannot be taken. Write 0 for all of them.")
     return np.sort(chance(config.seed, Draw.SHOPPERS).permutation(known)[:count]).astype(np.int32)
-
-
