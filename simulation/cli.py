@@ -20,7 +20,7 @@ def simulate(
     ] = None,
     side_by_side: Annotated[
         int, typer.Option("--side-by-side", help="Shoppers at the same time.", min=1, max=10_000)
-    ] = 32,
+    ] = 8,
     connections: Annotated[
         int, typer.Option("--connections", help="Taken in turn, so that several workers are asked.", min=1, max=1000)
     ] = 1,

@@ -94,7 +94,7 @@ class Drive:
     clock: MovableClock
     announce: Callable[[int], None]
     start_ms: int
-    side_by_side: int = 32
+    side_by_side: int = 8
     stretches: int = 4
     seen_s: float = SEEN_S
     report: Report = lambda day, done, total: None
@@ -105,7 +105,7 @@ class Drive:
         Raises
         ------
         HeadwaterError
-            The server has not answered for a while; what it said last. The day can be played again.
+            The server has not answered for a while, or not once; what it said last. The day can be played again.
         """
         planned = visits(self.world, day)
         today = _Today(self, planned)
@@ -119,6 +119,8 @@ class Drive:
             stretch = [visit for visit in planned if begins <= visit.offset_ms < begins + length]
             await side_by_side(list(sessions_by_shopper(stretch)), self.side_by_side, today.shopper)
             self.report(day, today.done, len(planned))
+        if today.error is not None and not today.answered:
+            raise today.error
         return Played(rows_of(self.world, day, today.asked), today.sent, today.later)
 
     async def _move(self, to_ms: int) -> None:
@@ -153,7 +155,9 @@ class _Today:
     sent: list[Sent] = field(default_factory=list)
     later: list[Later] = field(default_factory=list)
     spent: dict[int, float] = field(default_factory=dict)
+    answered: int = 0
     in_a_row: int = 0
+    error: HeadwaterError | None = None
     turn: "count[int]" = field(default_factory=count)
 
     async def shopper(self, sessions: Sequence[Visit]) -> None:
@@ -196,12 +200,13 @@ class _Today:
         try:
             found = await answer
         except HeadwaterError as error:
-            self.in_a_row += 1
+            self.in_a_row, self.error = self.in_a_row + 1, error
             if self.in_a_row >= MOST_IN_A_ROW:
                 raise
-            log.warning("call_failed", error=type(error).__name__, reason=str(error))
+            if self.in_a_row == 1:
+                log.warning("call_failed", error=type(error).__name__, reason=str(error))
             return None, type(error).__name__
-        self.in_a_row = 0
+        self.in_a_row, self.answered = 0, self.answered + 1
         return found, None
 
     def _platform(self) -> Platform:

@@ -32,7 +32,7 @@ class Asked:
     config: WorldConfig
     days: int
     out: Path
-    side_by_side: int = 32
+    side_by_side: int = 8
     connections: int = 1
 
 

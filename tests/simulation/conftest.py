@@ -1,19 +1,16 @@
 """A small world: 30 shoppers of two tastes, 40 products in four categories, 40 days of purchases."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from support.simulated import FakeServer, Movable
 
-from headwater.clock import ManualClock
-from headwater.events import Event
 from headwater.plan import DAY_MS
 from models.interactions import assemble
-from serving.contracts import Ranked, RankedItem
 from simulation.config import WorldConfig, load_world_config
 from simulation.fitted import Fitted, fit_purchases
 from simulation.world import World
@@ -77,51 +74,6 @@ def changed(config: WorldConfig) -> Callable[..., WorldConfig]:
 @pytest.fixture(scope="session")
 def world(fitted: Fitted, config: WorldConfig) -> World:
     return World(fitted, config, days=5)
-
-
-class Movable(ManualClock):
-    """Also tells the speeds that it was given, as the platform's clock is."""
-
-    def set(self, at_ms: int, speed: float = 1.0) -> None:
-        assert at_ms >= self.at_ms, "a clock that is moved back"
-        super().set(at_ms)
-
-
-@dataclass
-class FakeServer:
-    """Answers with products of its own choice; remembers what it was sent; ``fails`` says what it raises, and when."""
-
-    world: World
-    clock: Movable
-    fails: Callable[[str, str], Exception | None] = lambda call, user: None
-    events: list[Event] = field(default_factory=list)
-    asked: list[tuple[str, int]] = field(default_factory=list)
-    busy: int = 0
-    busiest: int = 0
-
-    async def recommend(self, user_id: str, surface: str, limit: int) -> Ranked:
-        await self._work("recommend", user_id)
-        self.asked.append((user_id, self.clock.now_ms()))
-        turn = sum(user == user_id for user, _ in self.asked)
-        first = int.from_bytes(f"{user_id}{turn}".encode(), "little") % N_ITEMS
-        ids = [*(str(self.world.item_ids[(first + at) % N_ITEMS]) for at in range(limit - 1)), "unheard-of"]
-        items = [RankedItem(item, 0.5, at, (), (), {}) for at, item in enumerate(ids, start=1)]
-        return Ranked(f"r-{user_id}-{turn}", items, ("rank",) if first % 2 else (), "v1", "champion")
-
-    async def track(self, event: Event) -> int:
-        await self._work("track", event.user_id)
-        self.events.append(event)
-        return self.clock.now_ms()
-
-    async def _work(self, call: str, user: str) -> None:
-        import asyncio
-
-        self.busy += 1
-        self.busiest = max(self.busiest, self.busy)
-        await asyncio.sleep(0)
-        self.busy -= 1
-        if (error := self.fails(call, user)) is not None:
-            raise error
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ def test_the_factors_are_those_of_a_whole_decomposition(fitted):
     users, items = factors(fitted.own, 4)
     damped = np.log1p(fitted.own.toarray())
     left, strength, right = np.linalg.svd(damped / np.linalg.norm(damped, axis=1, keepdims=True))
-    wanted = unit((left[:, 1:5] * strength[1:5])) @ unit(right[1:5].T).T
+    wanted = unit(left[:, 1:5] * strength[1:5]) @ unit(right[1:5].T).T
     np.testing.assert_allclose(users @ items.T, wanted, atol=1e-8)
 
 
