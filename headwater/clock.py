@@ -1,5 +1,6 @@
 """The one clock. No part reads the wall clock for meaning: a year can be replayed in minutes."""
 
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -69,39 +70,49 @@ class Anchor:
 class StoredClock:
     """Shared by all processes: anchored in the online store, the wall clock where no anchor is set.
 
-    An unreachable store leaves the last anchor seen in force.
+    An unreachable store leaves the last anchor seen in force. While one thread reads the anchor the others wait for it:
+    what is held may be older than ``REFRESH_S`` by as long as nobody has asked.
     """
 
     def __init__(self, redis: Any) -> None:
         self._redis = redis
         self._anchor: Anchor | None = None
         self._read_at = float("-inf")
+        self._reading = threading.Lock()
 
     def now_ms(self) -> int:
-        if time.monotonic() - self._read_at > REFRESH_S:
-            self._refresh()
+        if self._is_old():
+            with self._reading:
+                if self._is_old():
+                    self._refresh()
         wall = wall_ms()
         return wall if self._anchor is None else self._anchor.at(wall)
 
     def set(self, now_ms: int, speed: float = 1.0) -> None:
         """Move the platform's time for every process that shares the store."""
-        anchor = Anchor(wall_ms(), now_ms, speed)
-        self._redis.set(CLOCK_KEY, anchor.encode())
-        self._anchor, self._read_at = anchor, time.monotonic()
+        with self._reading:
+            anchor = Anchor(wall_ms(), now_ms, speed)
+            self._redis.set(CLOCK_KEY, anchor.encode())
+            self._anchor, self._read_at = anchor, time.monotonic()
 
     def clear(self) -> None:
         """Go back to the wall clock."""
-        self._redis.delete(CLOCK_KEY)
-        self._anchor = None
+        with self._reading:
+            self._redis.delete(CLOCK_KEY)
+            self._anchor = None
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._read_at > REFRESH_S
 
     def _refresh(self) -> None:
-        self._read_at = time.monotonic()
+        began = time.monotonic()
         try:
             raw = self._redis.get(CLOCK_KEY)
+            self._anchor = Anchor.decode(raw) if raw else None
         except (OSError, UnavailableError):
-            return
+            pass
         except Exception as error:
             if type(error).__module__.split(".")[0] != "redis":
                 raise
-            return
-        self._anchor = Anchor.decode(raw) if raw else None
+        finally:
+            self._read_at = began
