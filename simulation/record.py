@@ -85,10 +85,10 @@ class Record:
         _write(self._events(day), pa.Table.from_pylist(events, EVENTS_SCHEMA).sort_by("event_id"))
         _write(self._lists(day), pa.Table.from_pylist(list(lists), SCHEMA))
 
-    def due(self, day: int) -> list[Event]:
-        """Events that earlier days left for this one."""
+    def due(self, day: int, within: int) -> list[Event]:
+        """Events that the days before left for this one, at most so many days ago."""
         wanted, found = [*EVENT_SCHEMA.names], []
-        for earlier in range(day):
+        for earlier in range(max(0, day - within), day):
             rows = pq.read_table(self._events(earlier), filters=pc.field("due_day") == day).select(wanted)
             found += [Event(**row | {"context": dict(row["context"])}) for row in rows.to_pylist()]
         return found

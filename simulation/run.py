@@ -47,8 +47,9 @@ def simulate(settings: Settings, asked: Asked, report: Report) -> dict[str, Any]
         A part of the platform does not answer; started again, the run goes on from the last finished day.
     """
     began, record = time.monotonic(), Record(asked.out)
-    world = world_of(settings, asked.config, asked.days)
     with connect(addresses(settings).redis) as store:
+        store.ping()  # without a store a clock tells the wall's time
+        world = world_of(settings, asked.config, asked.days)
         clock = StoredClock(store)
         next_midnight = -(-clock.now_ms() // DAY_MS) * DAY_MS
         start_ms = record.begin(identity(world.fitted, asked.config), next_midnight)
@@ -95,9 +96,9 @@ def announcer(world: World, sender: Sender, clock: MovableClock) -> Callable[[in
 
 async def play_days(drive: Drive, record: Record, days: int) -> int:
     """Play the days that the folder lacks of so many; how many those were."""
-    first = record.finished()
+    first, (_, longest) = record.finished(), drive.world.config.outcomes.return_days
     for day in range(first, days):
-        played = await drive.play(day, record.due(day))
+        played = await drive.play(day, record.due(day, longest))
         record.finish(day, played.lists, played.sent, played.later)
         drive.clock.set(max(drive.clock.now_ms(), drive.start_ms + (day + 1) * DAY_MS))
     return max(0, days - first)

@@ -140,7 +140,7 @@ class World:
         """Log-odds l of pairs: ``users`` (n,), ``items`` (n, k), of which ``PAD`` has -∞."""
         today, asked = self._day(day), self.config.tastes
         known = np.maximum(items, 0)
-        cosine = np.einsum("nd,nkd->nk", today.tastes[users], self.vectors[known])
+        cosine = np.einsum("ud,uid->ui", today.tastes[users], self.vectors[known])
         habit = np.log1p(self.habits.count(users[:, None], known))
         return np.where(items == PAD, -np.inf, today.shared[known] + asked.affinity * cosine + asked.habit * habit)
 

@@ -190,6 +190,12 @@ def test_what_the_data_do_not_have_is_refused(fitted, changed):
     assert len(World(fitted, changed(shoppers={"count": 7}), days=1).shoppers) == 7
 
 
+def test_nothing_new_need_come(fitted, changed):
+    world = World(fitted, changed(new_products={"count": 0}, shoppers={"new_a_day": 0}, trends=()), days=3)
+    assert (len(world.user_ids), len(world.item_ids)) == (30, 40)
+    assert world.best_lists(world.present(2), 2, 6).shape == (30, 6)
+
+
 def test_habits_are_the_counts_of_the_data(world, fitted):
     users = np.arange(30, dtype=np.int32)
     items = np.arange(46, dtype=np.int32)
