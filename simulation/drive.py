@@ -2,7 +2,7 @@
 
 ::
 
-    day ──► products and shoppers are announced ──► returns that are due ──► sessions, hour by hour
+    day ──► products and shoppers are announced ──► returns that are due ──► sessions, by stretch
                                                                                   │
             Recommend ──► what the shopper does ──► Track, one event at a time ◄──┘   and again, list by list
 

@@ -32,8 +32,9 @@ from simulation.habits import Habits
 from simulation.newcomers import new_products, new_shoppers
 
 Measure = Literal["clicks", "purchases", "money"]
-CHUNK = 128
-BLOCK = 128
+CHUNK, BLOCK = 128, 128
+MOST_DAYS = 8
+"""So many days' arrays are held, some megabytes each."""
 SPARE = 16
 """So many products more than a list has places are compared in float64, after a first look in float32."""
 
@@ -213,6 +214,8 @@ class World:
 
     def _day(self, day: int) -> _Day:
         if day not in self._held:
+            if len(self._held) >= MOST_DAYS:
+                self._held.clear()
             asked, factor = self.config.tastes, self._factor(day)
             heard = np.log1p(self.popularity)
             usual = np.median(heard[self.popularity > 0])
