@@ -24,6 +24,9 @@ def simulate(
     connections: Annotated[
         int, typer.Option("--connections", help="Taken in turn, so that several workers are asked.", min=1, max=1000)
     ] = 1,
+    stretches: Annotated[
+        int, typer.Option("--stretches", help="Of a day: how often the clock is moved.", min=1, max=96)
+    ] = 4,
     as_json: JsonFlag = False,
 ) -> None:
     """Example: headwater simulate --days 7 --seed 1 --out runs/first --json
@@ -38,7 +41,7 @@ def simulate(
     from simulation.run import simulate as run
 
     config = load_world_config(world).seeded(seed).peopled(users)
-    asked = Asked(config, days, out, side_by_side, connections)
+    asked = Asked(config, days, out, side_by_side, connections, stretches)
     with progress() as bar:
         task = bar.add_task("fitting the world", total=None)
 

@@ -31,7 +31,8 @@ log = get_logger("simulation")
 MOST_IN_A_ROW = 50
 """After so many calls without one that succeeds, the server counts as gone."""
 SEEN_S = 1.5 * REFRESH_S
-"""Until all processes have seen that the clock was moved, wall seconds."""
+"""Until all processes have seen that the clock was moved, and before that for the stream to fold what was sent: wall
+seconds. An event that is folded after the clock was moved counts as hours late."""
 T = TypeVar("T")
 Report = Callable[[int, int, int], None]
 
@@ -84,7 +85,7 @@ class Drive:
     side_by_side
         So many shoppers at once.
     stretches
-        Into so many the day is cut.
+        Into so many the day is cut; each costs twice ``seen_s``.
     report
         Called with (day, sessions done, sessions in all).
     """
@@ -124,6 +125,7 @@ class Drive:
         return Played(rows_of(self.world, day, today.asked), today.sent, today.later)
 
     async def _move(self, to_ms: int) -> None:
+        await asyncio.sleep(self.seen_s)
         self.clock.set(max(to_ms, self.clock.now_ms()))
         await asyncio.sleep(self.seen_s)
 

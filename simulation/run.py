@@ -34,6 +34,7 @@ class Asked:
     out: Path
     side_by_side: int = 8
     connections: int = 1
+    stretches: int = 4
 
 
 def simulate(settings: Settings, asked: Asked, report: Report) -> dict[str, Any]:
@@ -115,6 +116,6 @@ async def _play(
         ]
         drive = Drive(
             world, clients, clock, announcer(world, Sender(where.kafka), clock), start_ms, asked.side_by_side,
-            report=report,
+            asked.stretches, report=report,
         )  # fmt: skip
         return await play_days(drive, record, asked.days)
