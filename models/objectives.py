@@ -1,5 +1,7 @@
 """What the ranker learns and how it is put together: ``objectives.toml``, beside the definitions.
 
+unshown = "left_out"                   # candidates that were logged and not shown; or "negatives", a no for every head
+
 [objectives.purchase]                  # one head each, the first is the main one
 column = "label"                       # of the training rows
 learn = "lambdarank"                   # order by yes or no
@@ -90,6 +92,7 @@ class Objectives(_Strict):
     monotone: dict[str, Literal[-1, 1]] = {}
     position: Position = Position()
     calibration: Calibration = Calibration()
+    unshown: Literal["left_out", "negatives"] = "left_out"
 
     @property
     def main(self) -> str:

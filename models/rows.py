@@ -92,7 +92,7 @@ def read_rows(
     declared: Objectives = DEFAULT_OBJECTIVES,
     only: pc.Expression | None = None,
 ) -> Rows:
-    """Read what the training set job wrote; candidates that were logged but not shown have no label, and are left out.
+    """Read what the training set job wrote; candidates that were logged but not shown have no label: see ``unshown``.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def read_rows(
         if name != declared.main and objective.column in there
     }
     own = [REQUEST, "item_id", AT, label, WEIGHT, *others.values(), *({POSITION} & there)]
-    shown = pc.field(SHOWN) if SHOWN in there else pc.scalar(True)
+    shown = pc.field(SHOWN) if SHOWN in there and declared.unshown == "left_out" else pc.scalar(True)
     table = source.to_table(
         columns=list(dict.fromkeys([*own, *feature_names])), filter=shown if only is None else shown & only
     )

@@ -13,6 +13,7 @@ from headwater.errors import DataError
 from models import calibration
 from models.contributions import mean_contributions, top_contributions
 from models.evaluation.metrics import mean
+from models.objectives import DEFAULT_OBJECTIVES
 from models.ranking import RankerConfig, fit_ranker, importances, read_rows, split
 
 CONFIG = RankerConfig(rounds=60, least_in_leaf=10, threads=1)
@@ -112,6 +113,14 @@ def test_candidates_that_were_not_shown_have_no_label_and_are_left_out(tmp_path,
     read = read_rows(tmp_path, NAMES)
     assert len(read) == shown.sum()
     assert read.label.sum() == table.filter(pa.array(shown))["label"].to_numpy().sum()
+
+
+def test_what_was_not_shown_may_be_told_to_count_as_not_wanted(tmp_path):
+    table = labelled()
+    shown = pa.array(np.arange(len(table)) % 2 == 0)
+    pq.write_table(table.append_column("shown", shown), tmp_path / "part-0.parquet")
+    declared = DEFAULT_OBJECTIVES.model_copy(update={"unshown": "negatives"})
+    assert len(read_rows(tmp_path, NAMES, declared)) == len(table)
 
 
 def test_a_feature_may_have_the_name_of_a_column_of_impressions(tmp_path):
