@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow.compute as pc
 
-from batch.accounting import VALIDATION
 from headwater.errors import DataError
 from headwater.log import get_logger
 from headwater.plan import FeaturePlan
@@ -225,13 +224,13 @@ class SparkSteps:
             build_ranking_rows(*what, until_ms, sampling, out)
             return read_rows(out, names)
         begin_ms = until_ms - self.rules.judged // timedelta(milliseconds=1)
-        build_shown_rows(*what, Asked.of(self.settings, until_ms, Split(begin_ms, timedelta(0))), out)
-        newer = pc.field("split") == VALIDATION
+        newer = Split(begin_ms, timedelta(0), keeps_train=False)
+        build_shown_rows(*what, Asked.of(self.settings, until_ms, newer), out)
         try:
-            return read_rows(out, names, only=newer & (pc.field("propensity") < 1))
+            return read_rows(out, names, only=pc.field("propensity") < 1)
         except DataError:
             log.warning("no_drawn_list_judges", instead="all lists", remedy="let some be drawn: docs/serving.md")
-            return read_rows(out, names, only=newer)
+            return read_rows(out, names)
 
     @property
     def _of_impressions(self) -> bool:

@@ -53,11 +53,13 @@ _SQL = {"any": "TINYINT", "sum": "DECIMAL(38,6)"}
 class Split:
     """``train`` before ``train_until_ms``, ``validation`` from ``gap`` after it; all is ``train`` where there is none.
 
-    With a gap of the longest attribution window, the default, no training label tells of the validation period.
+    With a gap of the longest attribution window, the default, no training label tells of the validation period. Without
+    ``keeps_train`` what lies before is left out, as the gap is.
     """
 
     train_until_ms: int | None = None
     gap: timedelta | None = None
+    keeps_train: bool = True
 
     def sql(self, labelling: Labelling) -> str:
         """The split of a request at ``time``, null in the gap."""
@@ -65,7 +67,8 @@ class Split:
             return f"'{TRAIN}'"
         gap = labelling.longest if self.gap is None else self.gap
         later = self.train_until_ms + gap // timedelta(milliseconds=1)
-        return f"CASE WHEN time < {self.train_until_ms} THEN '{TRAIN}' WHEN time >= {later} THEN '{VALIDATION}' END"
+        train = f"WHEN time < {self.train_until_ms} THEN '{TRAIN}'" if self.keeps_train else ""
+        return f"CASE {train} WHEN time >= {later} THEN '{VALIDATION}' END"
 
 
 @dataclass(frozen=True)

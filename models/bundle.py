@@ -61,6 +61,8 @@ class Trained(BaseModel):
     """Of what each feature means, by name; bundles of before have none."""
     training_start_ms: int
     training_end_ms: int
+    learned_until_ms: int | None = None
+    """Instant of the newest request that the ranker learned from; bundles of before have none."""
     data_hash: str
     metrics: dict[str, float] = {}
     objective: str = "purchase"

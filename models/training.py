@@ -204,6 +204,7 @@ def train_ranker(
         feature_hashes=dict(service.feature_hashes),
         training_start_ms=retriever.provenance.training_start_ms,
         training_end_ms=until_ms,
+        learned_until_ms=int(table.at_ms.max()),
         data_hash=table.fingerprint(),
         metrics=fitted.metrics,
         objective=fitted.heads[0].name,

@@ -31,7 +31,7 @@ def gains(found: Sequence[Segment], other: str) -> str:
                 axes.plot([gain.mean], [at], "o", color=LOUD if gain.high < 0 else INK)
         axes.set(yticks=range(len(told)), yticklabels=[name for name, _ in told], xlabel=f"NDCG@10 over {other}")
 
-    return _drawn(draw, 0.6 + 0.28 * len(told))
+    return drawn(draw, 0.6 + 0.28 * len(told))
 
 
 def calibration(found: Reliability) -> str:
@@ -43,7 +43,7 @@ def calibration(found: Reliability) -> str:
         axes.plot(found.told, found.found, "o-", color=INK, markersize=4)
         axes.set(xlabel="probability told", ylabel="share bought")
 
-    return _drawn(draw, 3.2)
+    return drawn(draw, 3.2)
 
 
 def scores(values: Any, bought: Bools) -> str:
@@ -57,7 +57,7 @@ def scores(values: Any, bought: Bools) -> str:
         axes.set(xlabel="raw score", ylabel="density")
         axes.legend(frameon=False)
 
-    return _drawn(draw, 2.6)
+    return drawn(draw, 2.6)
 
 
 def strongest(found: Mapping[str, float]) -> str:
@@ -68,10 +68,11 @@ def strongest(found: Mapping[str, float]) -> str:
         axes.barh([name for name, _ in told], [size for _, size in told], color=INK, height=0.6)
         axes.set(xlabel="mean size of what it adds to a score")
 
-    return _drawn(draw, 0.7 + 0.2 * len(told))
+    return drawn(draw, 0.7 + 0.2 * len(told))
 
 
-def _drawn(draw: Any, height: float) -> str:
+def drawn(draw: Any, height: float) -> str:
+    """An SVG of axes that ``draw`` fills, ``height`` inches high."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

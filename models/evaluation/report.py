@@ -167,7 +167,10 @@ def _rows(settings: Settings, bundle: Bundle, rows: Path | None) -> tuple[Rows, 
 
 
 def _newest_learned(bundle: Bundle) -> int:
-    """From there on no request was learned from: its label would not have been final."""
+    """From there on no request was learned from."""
+    if bundle.meta.learned_until_ms is not None:
+        return bundle.meta.learned_until_ms + 1
+    # A label of a later request would not have been final.
     return bundle.meta.training_end_ms - DEFAULT_SAMPLING.horizon // timedelta(milliseconds=1)
 
 

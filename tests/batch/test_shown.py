@@ -129,6 +129,10 @@ def test_splits_are_by_time_with_nothing_in_the_gap(spark: Any, plan: FeaturePla
     assert made.accounting["impressions"]["in_gap"] == 2
     _, rows = build(spark, plan, tmp_path, Split(AT, timedelta(0)))
     assert sorted(rows["split"].to_pylist()) == ["train", "validation", "validation", "validation"]
+    made, rows = build(spark, plan, tmp_path, Split(AT, timedelta(0), keeps_train=False))
+    assert rows["split"].to_pylist() == ["validation"] * 3
+    assert made.accounting is not None
+    assert made.accounting["impressions"]["in_gap"] == 1
 
 
 @pytest.mark.integration

@@ -173,6 +173,18 @@ def test_what_is_not_known_is_said(settings, tmp_path, rows):
     assert report.make_page(settings, "8", rows=tmp_path / "own").rows_told.startswith("The later requests of its own")
 
 
+def test_what_was_learned_from_is_not_called_newer(settings, tmp_path):
+    """Labels of impressions are final within days, so the newest request that was learned from is what counts."""
+    write_rows(tmp_path / "own", np.random.default_rng(1))
+    newest = int(read_rows(tmp_path / "own", bundles.FEATURES).at_ms.max())
+    for version, learned, told in (
+        ("10", newest, "Requests of another training"),
+        ("11", 0, "Requests newer than all"),
+    ):
+        bundles.write(settings.bundles_dir / version, training_end_ms=220 * DAY_MS, learned_until_ms=learned)
+        assert report.make_page(settings, version, rows=tmp_path / "own").rows_told.startswith(told)
+
+
 def test_rows_that_name_no_user_are_refused(settings, tmp_path):
     write_rows(tmp_path / "rows", np.random.default_rng(1))
     held = pq.read_table(tmp_path / "rows" / "part-0.parquet").drop_columns(["user_id"])
