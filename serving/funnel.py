@@ -331,6 +331,7 @@ class Funnel:
         found = arrange(
             scores[free], catalogue.vectors[items], request.limit - len(pinned), method=surface.method,
             diversity=surface.diversity, window=surface.window, caps=caps, exploring=surface.explore, seed=seed,
+            may_explore=eligible.of_any(surface.explore.among)[free] if surface.explore.among else None,
         )  # fmt: skip
         return found.at(free).with_pinned(pinned)
 

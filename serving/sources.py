@@ -1,7 +1,7 @@
 """Where candidates come from, and how their proposals become one list."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import ClassVar
@@ -85,6 +85,11 @@ class Candidates:
     def of(self, row: int) -> tuple[str, ...]:
         """Sources that proposed the item."""
         return tuple(name for name, here in zip(self.names, self.proposed[row], strict=True) if here)
+
+    def of_any(self, names: Collection[str]) -> NDArray[np.bool_]:
+        """Which items at least one of these sources proposed (n,)."""
+        asked = np.array([name in names for name in self.names], np.bool_)
+        return np.asarray(self.proposed[:, asked].any(1))
 
     def drawn(self, row: int) -> float:
         """Probability that the item is a candidate: 1 unless only sources that draw proposed it."""

@@ -38,6 +38,8 @@ class Explore(_Strict):
     temperature: float = Field(default=0.3, gt=0)
     epsilon: float = Field(default=0.0, ge=0, le=1)
     slot: int = Field(default=10, ge=1, le=MAX_LIMIT)
+    among: tuple[str, ...] = ()
+    """Sources of which the slot takes its item; any candidate where none is named."""
 
 
 class Served(_Strict):
@@ -80,10 +82,13 @@ class Surface(_Strict):
     """Of the sources in the reciprocal rank fusion, 1 by default."""
 
     @model_validator(mode="after")
-    def _weighs_its_sources(self) -> "Surface":
+    def _knows_its_sources(self) -> "Surface":
         for name in self.weights:
             if name not in self.sources and name not in self.newcomers:
                 raise ValueError(f"weights: {name} is no source of the surface")
+        for name in self.explore.among:
+            if name not in self.sources and name not in self.newcomers:
+                raise ValueError(f"explore.among: {name} is no source of the surface")
         return self
 
     def quotas(self, newcomer: bool) -> dict[str, int]:

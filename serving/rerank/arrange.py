@@ -16,6 +16,7 @@ from models.draws import draw_weights
 from serving.rerank.greedy import NO_CAPS, Caps, Floats, Rows, dpp, mmr
 
 Chances = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 METHODS: Mapping[str, Callable[..., Rows]] = {"mmr": mmr, "dpp": dpp}
 
 
@@ -34,7 +35,7 @@ class Exploring(Protocol):
 
     @property
     def epsilon(self) -> float:
-        """Share of the other requests in which one place goes to any candidate that would not be shown."""
+        """Share of the other requests in which one place goes to a candidate that would not be shown."""
         ...
 
     @property
@@ -75,7 +76,7 @@ class Arranged:
 
 def arrange(
     scores: Floats, vectors: Floats, limit: int, *, method: str, diversity: float, window: int = 0,
-    caps: Caps = NO_CAPS, exploring: Exploring | None = None, seed: int = 0,
+    caps: Caps = NO_CAPS, exploring: Exploring | None = None, seed: int = 0, may_explore: Bools | None = None,
 ) -> Arranged:  # fmt: skip
     """Fill the places.
 
@@ -85,13 +86,15 @@ def arrange(
         As :func:`serving.rerank.greedy.mmr` has them.
     seed
         Of what is left to chance; one request, one seed.
+    may_explore : (n,)
+        What the slot may take, all by default; where nothing of it is left the list is as without a slot.
     """
     greedy = METHODS[method](scores, vectors, limit, diversity, window=window, caps=caps)
     if exploring is None or not (exploring.share or exploring.epsilon) or not len(greedy):
         return Arranged(greedy, np.ones(len(greedy)))
     rng = np.random.default_rng(seed)
     weights = draw_weights(scores, np.zeros(len(scores), np.int64), 1, exploring.temperature)
-    left = np.setdiff1d(np.arange(len(scores)), greedy)
+    left = np.setdiff1d(np.arange(len(scores)) if may_explore is None else np.flatnonzero(may_explore), greedy)
     epsilon = exploring.epsilon if exploring.slot <= len(greedy) and len(left) else 0.0
     rows, policy = greedy, "greedy"
     if rng.random() < exploring.share:
@@ -100,7 +103,7 @@ def arrange(
         rows, policy = greedy.copy(), "slot"
         rows[exploring.slot - 1] = rng.choice(left)
     drawn = np.cumprod(chances(weights, rows, caps))
-    in_slot = epsilon * _same_but(rows, greedy, exploring.slot - 1, len(left)) if epsilon else 0.0
+    in_slot = epsilon * _same_but(rows, greedy, exploring.slot - 1, left) if epsilon else 0.0
     prefix = exploring.share * drawn + (1 - exploring.share) * ((1 - epsilon) * _same(rows, greedy) + in_slot)
     return Arranged(rows, prefix / np.append(1.0, prefix[:-1]), policy)
 
@@ -140,10 +143,10 @@ def _same(rows: Rows, greedy: Rows) -> Chances:
     return np.asarray(np.logical_and.accumulate(rows == greedy), np.float64)
 
 
-def _same_but(rows: Rows, greedy: Rows, slot: int, n_left: int) -> Chances:
-    """As ``_same``, where any of ``n_left`` others stands in one place."""
+def _same_but(rows: Rows, greedy: Rows, slot: int, left: Rows) -> Chances:
+    """As ``_same``, where any of ``left`` stands in one place."""
     alike = rows == greedy
-    alike[slot] = rows[slot] not in greedy
+    alike[slot] = rows[slot] in left
     found = np.logical_and.accumulate(alike).astype(np.float64)
-    found[slot:] /= max(n_left, 1)
+    found[slot:] /= max(len(left), 1)
     return found

@@ -163,6 +163,8 @@ class TestBlend:
     def test_a_weight_of_no_source_is_refused(self):
         with pytest.raises(ValidationError, match="weights: popular is no source"):
             Surface(limit=1, diversity=0, seen="keep", sources={"trending": 5}, weights={"popular": 2.0})
+        with pytest.raises(ValidationError, match=r"explore\.among: new_items is no source"):
+            Surface(limit=1, diversity=0, seen="keep", sources={"trending": 5}, explore={"among": ["new_items"]})
 
 
 @pytest.fixture

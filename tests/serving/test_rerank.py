@@ -129,11 +129,14 @@ class Explore:
     slot: int = 2
 
 
-def drawn(n, limit, caps, exploring, seed):
+def drawn(n, limit, caps, exploring, seed, may_explore=None):
     rng = np.random.default_rng(3)
     scores = rng.permutation(n).astype(np.float32)
     vectors = rng.standard_normal((n, 4)).astype(np.float32)
-    return arrange(scores, vectors, limit, method="mmr", diversity=0.2, caps=caps, exploring=exploring, seed=seed)
+    return arrange(
+        scores, vectors, limit, method="mmr", diversity=0.2, caps=caps, exploring=exploring, seed=seed,
+        may_explore=may_explore,
+    )  # fmt: skip
 
 
 CAPS = (np.array([[0, 0, 0, 1, 1]], np.int32), np.array([1], np.int32))
@@ -141,11 +144,12 @@ CAPS = (np.array([[0, 0, 0, 1, 1]], np.int32), np.array([1], np.int32))
 
 @pytest.mark.parametrize("caps", [(np.empty((0, 5), np.int32), np.empty(0, np.int32)), CAPS])
 @pytest.mark.parametrize("exploring", [Explore(share=0.5), Explore(epsilon=0.4), Explore(share=0.3, epsilon=0.5)])
-def test_a_list_s_propensity_is_how_often_it_is_shown(exploring, caps):
+@pytest.mark.parametrize("may_explore", [None, np.array([True, True, False, True, False])], ids=["any", "some"])
+def test_a_list_s_propensity_is_how_often_it_is_shown(exploring, caps, may_explore):
     """Every list of three of five, over many requests: within four standard errors, and all together certain."""
     times, told, n = {}, {}, 3_000
     for seed in range(n):
-        found = drawn(5, 3, caps, exploring, seed)
+        found = drawn(5, 3, caps, exploring, seed, may_explore)
         rows = tuple(found.rows.tolist())
         times[rows] = times.get(rows, 0) + 1
         told[rows] = float(np.prod(found.propensity))
@@ -162,6 +166,16 @@ def test_a_list_that_does_not_reach_the_slot_is_drawn_all_the_same():
     assert shown.policy == "plackett_luce"
     assert sorted(shown.rows.tolist()) == [0, 1]
     assert 0 < shown.propensity[0] < 1 == shown.propensity[1]
+
+
+def test_the_slot_takes_what_it_may_and_is_no_slot_where_nothing_is_left():
+    no_caps = (np.empty((0, 6), np.int32), np.empty(0, np.int32))
+    greedy = drawn(6, 3, no_caps, None, 0).rows
+    others = np.setdiff1d(np.arange(6), greedy)
+    for allowed, told in ((others[:1], {int(others[0])}), (greedy, set())):
+        found = [drawn(6, 3, no_caps, Explore(epsilon=1.0), seed, np.isin(np.arange(6), allowed)) for seed in range(20)]
+        assert {int(one.rows[1]) for one in found if one.policy == "slot"} == told
+        assert all(np.prod(one.propensity) == 1 for one in found)
 
 
 def test_what_is_not_left_to_chance_is_certain():
