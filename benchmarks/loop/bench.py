@@ -1,0 +1,220 @@
+"""The loop in a simulated world: does what was shown teach the next model, and what does exploration give and cost?
+
+One history and one first bundle; from there, for each seed, five generations with exploration and five without. All
+figures are simulated: shoppers' tastes come from the data, and what a list is worth to them is known exactly
+(docs/simulation.md).
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.resources import files
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.loop.exposure import Exposure, exposures
+from benchmarks.loop.page import write_page
+from benchmarks.loop.run import Generation, play, prepare
+from benchmarks.parts import PORTS
+from headwater.bench import Measure
+from headwater.cli.output import err
+from headwater.errors import ConfigError
+from headwater.runtime.ports import free_port
+from headwater.settings import Settings
+from models.evaluation.metrics import Floats, Interval, paired_bootstrap
+from simulation.config import WorldConfig, load_world_config
+
+GENERATIONS, DAYS, SEEDS = 5, 4, 3
+SESSIONS_A_DAY = 0.6
+MOST_COST = 0.05
+HOME = "sources = { buy_it_again = 120, two_tower = 100, popular = 40, trending = 20 }"
+EXPLORING = (
+    "sources = { buy_it_again = 120, two_tower = 100, popular = 40, trending = 20, new_items = 20, exploration = 10 }\n"
+    'explore = { share = 0.1, temperature = 0.1, epsilon = 0.5, slot = 8, among = ["new_items", "exploration"] }'
+)
+RULES = {"popular": "what everyone buys", "own": "what the shopper bought most"}
+BOOTSTRAP_SEED = 20171126
+Loop = Sequence[Generation]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Means over shoppers, and their difference with its interval."""
+
+    ours: float
+    theirs: float
+    difference: Interval
+    shoppers: int
+
+    @classmethod
+    def of(cls, pairs: Floats) -> "Gain":
+        """Of pairs (n_shoppers, 2), ours first."""
+        ours, theirs = pairs.T
+        return cls(float(ours.mean()), float(theirs.mean()), paired_bootstrap(ours, theirs, BOOTSTRAP_SEED), len(pairs))
+
+
+def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, page: str = "") -> Sequence[Measure]:
+    """Worth of generations beside the first and beside fixed rules, and what exploration gives and costs.
+
+    Parameters
+    ----------
+    size
+        Share of the sessions.
+    page
+        File to write the loops' page to.
+
+    Raises
+    ------
+    ConfigError
+        There would be nothing to compare.
+    """
+    if seeds < 1 or generations < 2:
+        raise ConfigError(
+            f"bench loop: {seeds} seeds of {generations} generations. Ask for one seed and two, at least."
+        )
+    on: list[Loop] = []
+    off: list[Loop] = []
+    with tempfile.TemporaryDirectory(prefix="headwater-loop-") as name:
+        folder = Path(name)
+        settings = _settings(folder)
+        prepare(settings, _say)
+        prepared = _Snapshot(settings, folder)
+        for seed in range(1, seeds + 1):
+            for loops, explores in ((on, True), (off, False)):
+                prepared.restore()
+                _say(f"seed {seed}, exploration {'on' if explores else 'off'}")
+                out = folder / f"{seed}-{explores}"
+                world, surfaces = world_config(seed, size), surfaces_of(explores)
+                loops.append(_apart(settings, world, surfaces, generations, DAYS, out, _say))
+    measures = found(on, off)
+    if page:
+        write_page(Path(page), on, off, measures)
+    return measures
+
+
+def _apart(*what: Any) -> Loop:
+    """Play a loop in a process of its own: MLflow would go on reading the registry of the loop before it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(play, *what).result()
+
+
+def surfaces_of(explores: bool) -> str:
+    """The shipped surfaces, or the same with a home page that explores."""
+    shipped = (files("serving") / "surfaces.toml").read_text()
+    assert HOME in shipped
+    return shipped.replace(HOME, EXPLORING) if explores else shipped
+
+
+def found(on: Sequence[Loop], off: Sequence[Loop]) -> list[Measure]:
+    """Figures of loops with exploration and without, of the same seeds in the same order."""
+    last = [loop[-1].lists for loop in on]
+    best = max(RULES, key=lambda rule: float(np.mean([lists[rule].mean() for lists in last])))
+    shown, without = [exposures(loop) for loop in on], [exposures(loop) for loop in off]
+    return [
+        _above("the last generation", "the first", over_the_first(on)),
+        _above("the last generation", "the first", over_the_first(on, "share"), "share of the best list's worth"),
+        _above("the last generation", RULES[best], over_a_rule(on, best)),
+        _above("the last without exploration", "the first", over_the_first(off)),
+        _cost(_worth(on, 0), _worth(off, 0)),
+        _more("products shown by the last generation", shown, without, lambda one: one.shown),
+        _more("new products clicked by its end", shown, without, lambda one: one.discovered),
+        _more("unevenness (Gini) of what it showed", shown, without, lambda one: one.gini, target=None),
+    ]  # fmt: skip
+
+
+def over_the_first(loops: Sequence[Loop], of: str = "value") -> Gain:
+    """The last generation beside the first: mean worth of the lists of each shopper who was in both.
+
+    With ``share``, worth as a share of the best list's: what can be had changes as tastes drift and trends pass.
+    """
+    pairs = [
+        pd.concat([loop[at].lists.groupby("user_id")[of].mean() for at in (-1, 0)], axis=1).dropna() for loop in loops
+    ]
+    return Gain.of(np.concatenate([pair.to_numpy() for pair in pairs]))
+
+
+def over_a_rule(loops: Sequence[Loop], rule: str) -> Gain:
+    """The last generation beside a rule that was asked for the same lists: mean worth of each shopper's."""
+    pairs = [loop[-1].lists.groupby("user_id")[["value", rule]].mean().to_numpy() for loop in loops]
+    return Gain.of(np.concatenate(pairs))
+
+
+def _above(name: str, baseline: str, gain: Gain, what: str = "expected purchases a list") -> Measure:
+    by = gain.difference
+    note = f"{by.mean:+.4f} [{by.low:+.4f}, {by.high:+.4f}] over {gain.shoppers} shoppers, simulated"
+    ratio = round(gain.ours / gain.theirs, 3)
+    return Measure(
+        f"{name}, {what}", round(gain.ours, 4), "", baseline, round(gain.theirs, 4), ratio, 1.0, by.low > 0, note=note
+    )
+
+
+def _cost(on: float, off: float) -> Measure:
+    cost = 1 - on / off
+    return Measure(
+        "what exploration takes from the first generation's worth", round(cost, 4), "of it", "worth without",
+        round(off, 4), None, MOST_COST, cost <= MOST_COST, note="simulated",
+    )  # fmt: skip
+
+
+def _more(
+    name: str, on: Sequence[Sequence[Exposure]], off: Sequence[Sequence[Exposure]], of: Callable[[Exposure], float],
+    target: float | None = 1.0,
+) -> Measure:  # fmt: skip
+    """Of the last generation, means over the seeds; those of all generations in the note."""
+    ours, theirs = (
+        [float(np.mean([of(one) for one in row])) for row in zip(*loops, strict=True)] for loops in (on, off)
+    )
+    told, beside = (", ".join(f"{value:.4g}" for value in values) for values in (ours, theirs))
+    ratio = round(ours[-1] / theirs[-1], 3) if theirs[-1] else float(ours[-1] > 0)
+    return Measure(
+        name, round(ours[-1], 3), "", "without exploration", round(theirs[-1], 3), ratio, target,
+        None if target is None else ours[-1] > theirs[-1], note=f"by generation {told}; without {beside}; simulated",
+    )  # fmt: skip
+
+
+def _worth(loops: Sequence[Loop], at: int) -> float:
+    """Mean expected purchases of a generation's lists."""
+    return float(np.concatenate([loop[at].lists["value"].to_numpy() for loop in loops]).mean())
+
+
+def world_config(seed: int, size: float) -> WorldConfig:
+    """The shipped world with more sessions."""
+    config = load_world_config().seeded(seed)
+    shoppers = config.shoppers.model_copy(update={"sessions_a_day": SESSIONS_A_DAY * size})
+    return config.model_copy(update={"shoppers": shoppers})
+
+
+def _settings(folder: Path) -> Settings:
+    ports: dict[str, Any] = {port: free_port() for port in PORTS}
+    return Settings(state_dir=folder / "state", repo=folder / "feature_repo", kafka=None, redis=None, **ports)
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """State and definitions as prepared, to begin from again; they keep their place, which the definitions name."""
+
+    settings: Settings
+    folder: Path
+
+    def __post_init__(self) -> None:
+        for held, copy in self._pairs:
+            shutil.copytree(held, copy, symlinks=True)
+
+    def restore(self) -> None:
+        for held, copy in self._pairs:
+            shutil.rmtree(held)
+            shutil.copytree(copy, held, symlinks=True)
+
+    @property
+    def _pairs(self) -> list[tuple[Path, Path]]:
+        return [(held, self.folder / f"{held.name}.0") for held in (self.settings.state_dir, self.settings.repo)]
+
+
+def _say(line: str) -> None:
+    err.print(f"[dim]{line}[/dim]", highlight=False, soft_wrap=True)

@@ -1,0 +1,80 @@
+"""A loop's page: one HTML file, whose plots are within it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from benchmarks.loop.exposure import exposures
+from benchmarks.loop.run import Generation
+from headwater.bench import Measure
+from headwater.files import write_whole
+from models.evaluation.metrics import Floats
+from models.evaluation.plots import INK, LOUD, SOFT, drawn
+
+TEMPLATE = Path(__file__).with_name("page.html")
+HEIGHT = 2.8
+Loop = Sequence[Generation]
+
+
+def write_page(path: Path, on: Sequence[Loop], off: Sequence[Loop], measures: Sequence[Measure]) -> None:
+    """Write what loops with exploration and without came to, of the same seeds in the same order."""
+    shown = {name: [exposures(loop) for loop in loops] for name, loops in (("on", on), ("off", off))}
+
+    def worth(loops: Sequence[Loop], of: str) -> Floats:
+        return _means(loops, lambda one: float(one.lists[of].mean()))
+
+    lines = {"with exploration": worth(on, "value"), "without": worth(off, "value")}
+    others = {"best": "best", "own frequency": "own", "popular": "popular"}
+    regret = {"with exploration": 1 - worth(on, "share"), "without": 1 - worth(off, "share")}
+    plots = {
+        "Worth of a list": _lines(
+            lines | {name: worth(on, of) for name, of in others.items()}, "expected purchases"
+        ),
+        "Regret": _lines(regret, "share of the best list's worth"),
+        "Products shown": _lines(_both(shown, lambda one: one.shown), "products"),
+        "Unevenness of what was shown": _lines(_both(shown, lambda one: one.gini), "Gini"),
+        "New products that were clicked": _lines(_both(shown, lambda one: one.discovered), "products so far"),
+    }  # fmt: skip
+    maker = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    told = [_told(seed, name, number, one) for name, loops in (("on", on), ("off", off))
+            for seed, loop in enumerate(loops, 1) for number, one in enumerate(loop)]  # fmt: skip
+    text = maker.from_string(TEMPLATE.read_text()).render(
+        seeds=len(on), plots={title: Markup(plot) for title, plot in plots.items()}, measures=measures, generations=told
+    )
+    write_whole(path, text)
+
+
+def _told(seed: int, exploration: str, number: int, one: Generation) -> dict[str, Any]:
+    decision = f"{one.verdict['decision']}: {one.verdict['reason']}" if one.verdict else "none was trained"
+    worth, best = float(one.lists["value"].mean()), float(one.lists["best"].mean())
+    return {
+        "seed": seed, "exploration": exploration, "number": number, "lists": len(one.lists), "worth": worth,
+        "best": best, "decision": decision,
+    }  # fmt: skip
+
+
+def _means(loops: Sequence[Sequence[Any]], of: Callable[[Any], float]) -> Floats:
+    """Of each generation, over the seeds (n_generations,)."""
+    found: Floats = np.array([[of(one) for one in loop] for loop in loops]).mean(0)
+    return found
+
+
+def _both(shown: Mapping[str, Sequence[Sequence[Any]]], of: Callable[[Any], float]) -> dict[str, Floats]:
+    return {"with exploration": _means(shown["on"], of), "without": _means(shown["off"], of)}
+
+
+def _lines(told: Mapping[str, Floats], label: str) -> str:
+    styles = {"with exploration": {"color": INK, "marker": "o"}, "without": {"color": LOUD, "marker": "o"}}
+
+    def draw(axes: Any) -> None:
+        for at, (name, values) in enumerate(told.items()):
+            style = styles.get(name, {"color": SOFT, "linestyle": ("-", "--", ":", "-.")[at % 4]})
+            axes.plot(range(len(values)), values, label=name, markersize=4, **style)
+        axes.set(xlabel="generation", ylabel=label, xticks=range(len(next(iter(told.values())))))
+        axes.legend(frameon=False)
+
+    return drawn(draw, HEIGHT)

@@ -1,0 +1,172 @@
+"""One loop: generations that serve the simulated world, learn from what they showed, and serve again.
+
+::
+
+    first bundle ─► serve ─► Recommend, Track ─► topics ─► archive ─┐
+        ▲                                                           │
+        └── promoted ◄── gates ◄── the scheduled Dagster assets ◄───┘
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch.history import dagster_home
+from batch.retrain import SparkSteps
+from batch.retraining import SERVICE, Retraining, run_once
+from benchmarks.parts import EXAMPLE
+from headwater.clock import StoredClock
+from headwater.datasets.complete_journey import home_of
+from headwater.errors import UnavailableError
+from headwater.online.connect import connect
+from headwater.plan import DAY_MS
+from headwater.registry.manifest import load_plan
+from headwater.runtime import supervisor
+from headwater.runtime.parts import environment
+from headwater.settings import Settings, addresses
+from models.gates import load_rules
+from models.interactions import read_purchases
+from serving.demo.story import steps
+from simulation import rules
+from simulation.config import WorldConfig
+from simulation.fitted import Floats
+from simulation.run import Asked, simulate, world_of
+from simulation.world import World
+from streaming.archive import catch_up
+
+HERE = Path(__file__).parent
+DECLARED = ("labels.toml", "promotion.toml", "objectives.toml")
+LEFT_OUT = {"writes", "audit", "server", "quality"}
+"""Steps of the demo that measure or serve."""
+PASSES = 2
+"""Over the purchases, of the towers."""
+SIDE_BY_SIDE, STRETCHES = 4, 2
+"""Shoppers at once: more make lists late, and so degraded. How often a day the clock is moved, which takes 0.6 s."""
+K = 10
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one generation served, and what became of it.
+
+    Attributes
+    ----------
+    lists
+        Rows of ``simulation.rows.SCHEMA``, and ``share``, the value over the best list's; ``popular`` and ``own``, what
+        two fixed rules' lists would have been worth to the same shoppers on the same days.
+    clicked
+        Products that were clicked.
+    verdict
+        Of the retraining after it; empty after the last.
+    """
+
+    lists: pd.DataFrame
+    clicked: frozenset[str]
+    verdict: dict[str, Any]
+
+
+def prepare(settings: Settings, say: Say) -> None:
+    """History, features, online store and a first bundle, as the demo makes them; the parts are ended again.
+
+    Raises
+    ------
+    UnavailableError
+        A command failed; its last words are told.
+    """
+    shutil.copytree(EXAMPLE, settings.repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    told = {**os.environ, **environment(settings), "PYTHONWARNINGS": "ignore"}
+    try:
+        for row in steps(settings, small=True):
+            running = [(step, _started(step.command, told)) for step in row if step.name not in LEFT_OUT]
+            for step, process in running:
+                say(step.title)
+                _, words = process.communicate()
+                if process.returncode:
+                    raise UnavailableError(f"loop: {step.name}: {words.strip().splitlines()[-1]}")
+    finally:
+        supervisor.stop(settings)
+    for name in DECLARED:
+        shutil.copy(HERE / name, settings.repo / name)
+
+
+def _started(command: Sequence[str], told: dict[str, str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(command, env=told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def play(
+    settings: Settings, config: WorldConfig, surfaces: str, generations: int, days: int, out: Path, say: Say
+) -> list[Generation]:
+    """Run so many generations of so many days; every one but the last is learned from."""
+    (settings.repo / "surfaces.toml").write_text(surfaces)
+    world = world_of(settings, config, generations * days)
+    played: list[Generation] = []
+    with _up(settings), connect(addresses(settings).redis) as store:
+        clock = StoredClock(store)
+        for number in range(generations):
+            before_ms = clock.now_ms()
+            asked = Asked(config, (number + 1) * days, out, SIDE_BY_SIDE, stretches=STRETCHES)
+            simulate(settings, asked, lambda day, done, total: None)
+            lists, events = (_days(out / name, number * days, (number + 1) * days) for name in ("lists", "events"))
+            lists = lists[lists["failure"].isna()].reset_index(drop=True)
+            clicked = frozenset(events.loc[events["event_type"] == "click", "item_id"])
+            lists["share"] = lists["value"] / lists["best"]
+            lists["popular"], lists["own"] = _rules(settings, world, lists, before_ms)
+            verdict = {} if number + 1 == generations else _retrained(settings, clock)
+            played.append(Generation(lists, clicked, verdict))
+            told = ", ".join(f"{name} {lists[name].mean():.4f}" for name in ("value", "best", "popular", "own"))
+            say(f"generation {number}: {len(lists)} lists, {told}")
+            say(f"  {verdict.get('decision', '')} {verdict.get('reason', '')}")
+    return played
+
+
+def _days(folder: Path, begin: int, end: int) -> pd.DataFrame:
+    days = [pq.read_table(folder / f"day-{day:04d}.parquet") for day in range(begin, end)]
+    found: pd.DataFrame = pa.concat_tables(days).to_pandas()
+    return found
+
+
+def _rules(settings: Settings, world: World, lists: pd.DataFrame, before_ms: int) -> tuple[Floats, Floats]:
+    """Worth of the fixed rules' lists, made of what was bought before ``before_ms``."""
+    bought = rules.numbered(world, read_purchases(settings.events_dir, before_ms))
+    users = world.users_of(lists["user_id"].to_numpy(object))
+    found = []
+    for rule in (rules.popular, rules.own_frequency):
+        made = rule(bought, users, before_ms, K)
+        worth = np.empty(len(users))
+        for day in lists["day"].unique():
+            there = (lists["day"] == day).to_numpy()
+            worth[there] = world.value(users[there], made[there], int(day)).purchases
+        found.append(worth)
+    return found[0], found[1]
+
+
+def _retrained(settings: Settings, clock: StoredClock) -> dict[str, Any]:
+    """Run the scheduled assets for the day that has ended; the server takes up what they promote by itself."""
+    catch_up(settings)
+    declared = load_rules(settings.repo)
+    now_ms = clock.now_ms()
+    steps_of = SparkSteps(
+        settings, load_plan(settings.repo), SERVICE, home_of(settings), lambda: now_ms, declared.retraining, PASSES
+    )
+    day = pd.Timestamp((now_ms // DAY_MS - 1) * DAY_MS, unit="ms").date().isoformat()
+    return run_once(Retraining(steps_of, declared, retries=False), day, dagster_home(settings))
+
+
+@contextmanager
+def _up(settings: Settings) -> Iterator[None]:
+    supervisor.start(settings)
+    try:
+        yield
+    finally:
+        supervisor.stop(settings)
