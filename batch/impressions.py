@@ -27,13 +27,16 @@ _ITEM = pa.struct([
 _REQUEST = pa.schema([
     ("request_id", pa.string()), ("time", pa.int64()), ("user_id", pa.string()), ("surface", pa.string()),
     ("context", pa.map_(pa.string(), pa.string())), ("bundle_version", pa.string()), ("variant", pa.string()),
+    ("policy", pa.string()),
     ("propensity", pa.float64()), ("feature_schema", pa.string()), ("feature_names", pa.list_(pa.string())),
     ("items", pa.list_(_ITEM)),
 ])  # fmt: skip
 _PLACE = ("ingest_time", "partition", "offset")
+_TEXTS = ("surface", "bundle_version", "variant", "policy", "feature_schema")
 _SQL = (
     "request_id string, time bigint, user_id string, surface string, context map<string,string>, bundle_version string,"
-    " variant string, propensity double, feature_schema string, feature_names array<string>, items array<struct<"
+    " variant string, policy string, propensity double, feature_schema string, feature_names array<string>,"
+    " items array<struct<"
     "item_id: string, shown: boolean, position: int, position_propensity: double, sampling_probability: double,"
     " score: double, sources: array<string>, features: array<float>, newer: array<string>>>,"
     " ingest_time bigint, partition int, offset bigint"
@@ -73,7 +76,7 @@ def parse_record(value: str, windowed: Collection[str]) -> dict[str, Any] | None
     try:
         record = read_object(value.encode())
         row: dict[str, Any] = {name: _required(record, name) for name in ("request_id", "user_id")}
-        row |= {name: _text(record.get(name)) for name in ("surface", "bundle_version", "variant", "feature_schema")}
+        row |= {name: _text(record.get(name)) for name in _TEXTS}
         row["time"], row["propensity"] = _whole(record["time"], 2**53), float(record["propensity"])
         row["context"] = [(str(key), str(held)) for key, held in (record.get("context") or {}).items()]
         row["feature_names"] = [str(name) for name in record.get("feature_names") or ()]

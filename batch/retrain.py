@@ -22,6 +22,7 @@ from headwater.errors import DataError
 from headwater.log import get_logger
 from headwater.plan import FeaturePlan
 from headwater.settings import Settings
+from models.draws import PLACKETT_LUCE
 from models.evaluation.metrics import PAD
 from models.gates import DEFAULT_RULES, Gate, Retraining, Rules, judged
 from models.registry import CHALLENGER, CHAMPION
@@ -212,7 +213,7 @@ class SparkSteps:
         return Judgement(found.gain.mean, found.gain.low, found.gain.high, found.requests, measured)
 
     def _judged(self, until_ms: int, names: Sequence[str]) -> Rows:
-        """Rows of the judged period; of impressions those whose order was drawn, for others favour who made them."""
+        """Rows of the judged period; of impressions the lists that were drawn whole: others favour who ordered them."""
         from batch.shown import Asked, Split, build_shown_rows
         from batch.training_set import build_ranking_rows
         from models.ranking import read_rows
@@ -227,7 +228,7 @@ class SparkSteps:
         newer = Split(begin_ms, timedelta(0), keeps_train=False)
         build_shown_rows(*what, Asked.of(self.settings, until_ms, newer), out)
         try:
-            return read_rows(out, names, only=pc.field("propensity") < 1)
+            return read_rows(out, names, only=pc.field("policy") == PLACKETT_LUCE)
         except DataError:
             log.warning("no_drawn_list_judges", instead="all lists", remedy="let some be drawn: docs/serving.md")
             return read_rows(out, names)

@@ -41,7 +41,7 @@ _BEFORE = (
     "request_id", "user_id", "item_id", "event_timestamp", "shown", "position", "propensity", "position_propensity",
     "sampling_probability", "weight", "label",
 )  # fmt: skip
-_AFTER = ("score", "sources", "surface", "bundle_version", "variant", "split", "features_from")
+_AFTER = ("score", "sources", "surface", "bundle_version", "variant", "policy", "split", "features_from")
 _INSIDE = (
     "time", "context", "features", "newer", "feature_schema", "feature_names", "items", "status", "ingest_time",
     "partition", "offset",

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+PLACKETT_LUCE = "plackett_luce"
+"""How the log names a list that was drawn whole."""
+
 
 def draw_weights(
     scores: npt.NDArray[np.floating[Any]], group: npt.NDArray[np.int64], n: int, temperature: float

@@ -36,7 +36,7 @@ MOST_COST = 0.05
 HOME = "sources = { buy_it_again = 120, two_tower = 100, popular = 40, trending = 20 }"
 EXPLORING = (
     "sources = { buy_it_again = 120, two_tower = 100, popular = 40, trending = 20, new_items = 20, exploration = 10 }\n"
-    'explore = { share = 0.1, temperature = 0.1, epsilon = 0.5, slot = 8, among = ["new_items", "exploration"] }'
+    'explore = { share = 0.25, temperature = 0.1, epsilon = 0.3, slot = 8, among = ["new_items", "exploration"] }'
 )
 RULES = {"popular": "what everyone buys", "own": "what the shopper bought most"}
 BOOTSTRAP_SEED = 20171126

@@ -75,6 +75,6 @@ def _lines(told: Mapping[str, Floats], label: str) -> str:
             style = styles.get(name, {"color": SOFT, "linestyle": ("-", "--", ":", "-.")[at % 4]})
             axes.plot(range(len(values)), values, label=name, markersize=4, **style)
         axes.set(xlabel="generation", ylabel=label, xticks=range(len(next(iter(told.values())))))
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
     return drawn(draw, HEIGHT)

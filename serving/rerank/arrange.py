@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.draws import draw_weights
+from models.draws import PLACKETT_LUCE, draw_weights
 from serving.rerank.greedy import NO_CAPS, Caps, Floats, Rows, dpp, mmr
 
 Chances = NDArray[np.float64]
@@ -98,7 +98,7 @@ def arrange(
     epsilon = exploring.epsilon if exploring.slot <= len(greedy) and len(left) else 0.0
     rows, policy = greedy, "greedy"
     if rng.random() < exploring.share:
-        rows, policy = plackett_luce(weights, len(greedy), rng, caps), "plackett_luce"
+        rows, policy = plackett_luce(weights, len(greedy), rng, caps), PLACKETT_LUCE
     elif rng.random() < epsilon:
         rows, policy = greedy.copy(), "slot"
         rows[exploring.slot - 1] = rng.choice(left)

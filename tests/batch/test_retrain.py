@@ -341,15 +341,15 @@ def test_the_scheduled_audit_fails_where_a_cell_is_mismatched(mismatched: int) -
         assert told == "audit: 3 of 40 cells are mismatched (age 3)."
 
 
-def impressions_state(folder: Path, plan: FeaturePlan, drawn: float) -> Settings:
-    """Ten days of lists of three, of which the first is clicked; every second list had the probability ``drawn``."""
+def impressions_state(folder: Path, plan: FeaturePlan, policy: str) -> Settings:
+    """Ten days of lists of three, of which the first is clicked; every second list was made by ``policy``."""
     settings = Settings(state_dir=folder, repo=folder)
     begin, held = AT, vectors(plan, "a", "b", "c")
     records, clicks = [], []
     for number in range(80):
         at = begin + number * 3 * HOUR_MS
         records.append(record(f"r{number:02}", at, "1", ["a", "b", "c"], [], held, **logged(plan)))
-        records[-1]["propensity"] = drawn if number % 2 else 1.0
+        records[-1]["policy"] = policy if number % 2 else "greedy"
         clicked = Event(f"o{number}", "click", at + 1, "1", "a", request_id=f"r{number:02}")
         clicks.append(Stored(clicked, at + 1, 0, 10_000 + number))
     write_impressions(arrived(records), settings.impressions_dir)
@@ -362,11 +362,11 @@ def impressions_state(folder: Path, plan: FeaturePlan, drawn: float) -> Settings
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("drawn", "judging"), [(0.25, 8), (1.0, 16)], ids=["drawn lists judge", "else all do"])
+@pytest.mark.parametrize(("policy", "judging"), [("plackett_luce", 8), ("slot", 16)])
 def test_impressions_are_learned_from_up_to_the_judged_period(
-    spark: Any, plan: FeaturePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: float, judging: int
+    spark: Any, plan: FeaturePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, judging: int
 ) -> None:
-    settings = impressions_state(tmp_path, plan, drawn)
+    settings = impressions_state(tmp_path, plan, policy)
     monkeypatch.setattr(SparkSteps, "_spark", lambda _: spark)
     rules = Retraining(learns_from="impressions", judged=timedelta(days=2))
     steps = SparkSteps(settings, plan, "all", tmp_path, lambda: 0, rules)

@@ -81,8 +81,9 @@ def record(
     ]
     return {
         "request_id": request_id, "time": time, "user_id": user, "surface": "home", "context": {},
-        "bundle_version": "7", "variant": "champion", "degraded": [], "feature_service": "all", "feature_schema": "",
-        "feature_names": [], "propensity": 1.0, "items": shown, "candidates": len(items) + 2 * len(others),
+        "bundle_version": "7", "variant": "champion", "policy": "greedy", "degraded": [],
+        "feature_service": "all", "feature_schema": "", "feature_names": [],
+        "propensity": 1.0, "items": shown, "candidates": len(items) + 2 * len(others),
         "others": rest, "views": {}, **fields,
     }  # fmt: skip
 
