@@ -10,6 +10,7 @@ steps as Dagster assets, one partition a day.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -227,11 +228,12 @@ class SparkSteps:
         begin_ms = until_ms - self.rules.judged // timedelta(milliseconds=1)
         newer = Split(begin_ms, timedelta(0), keeps_train=False)
         build_shown_rows(*what, Asked.of(self.settings, until_ms, newer), out)
-        try:
-            return read_rows(out, names, only=pc.field("policy") == PLACKETT_LUCE)
-        except DataError:
-            log.warning("no_drawn_list_judges", instead="all lists", remedy="let some be drawn: docs/serving.md")
-            return read_rows(out, names)
+        with suppress(DataError):  # there is none
+            drawn = read_rows(out, names, only=pc.field("policy") == PLACKETT_LUCE)
+            if drawn.label.any():
+                return drawn
+        log.warning("no_drawn_list_judges", instead="all lists", remedy="let some be drawn: docs/serving.md")
+        return read_rows(out, names)
 
     @property
     def _of_impressions(self) -> bool:
