@@ -103,11 +103,6 @@ def _step(context: dg.AssetExecutionContext) -> Iterator[Steps]:
         raise dg.Failure(str(error), allow_retries=retraining.retries and not refused) from error
 
 
-def _trained_until(context: dg.AssetExecutionContext, known_ms: int) -> int:
-    retraining: Retraining = context.resources.retraining
-    return retraining.trained_until(known_ms)
-
-
 def _asset(told: str) -> Callable[[Callable[..., Any]], Any]:
     asset: Callable[[Callable[..., Any]], Any] = dg.asset(
         partitions_def=DAYS, required_resource_keys={"retraining"}, retry_policy=RETRIES, group_name="retraining",
@@ -134,7 +129,7 @@ def features(context: dg.AssetExecutionContext) -> str:
 def retriever(context: dg.AssetExecutionContext, archive: int) -> str:
     """Train on what was bought before the first request."""
     with _step(context) as steps:
-        return steps.retriever(_trained_until(context, archive))
+        return steps.retriever(context.resources.retraining.trained_until(archive))
 
 
 @_asset("Share of the truly nearest items that the index finds.")
@@ -150,7 +145,7 @@ def index(context: dg.AssetExecutionContext, retriever: str) -> float:
 def training_set(context: dg.AssetExecutionContext, archive: int, features: str, index: float) -> str:
     """Draw them with that retriever; every label is final."""
     with _step(context) as steps:
-        return steps.training_set(_trained_until(context, archive))
+        return steps.training_set(context.resources.retraining.trained_until(archive))
 
 
 @_asset("A newly trained bundle: its version.")
@@ -159,7 +154,7 @@ def ranker(context: dg.AssetExecutionContext, archive: int, features: str, train
     with _step(context) as steps:
         if steps.features() != features:
             raise ConfigError(f"{training_set}: made with features {features}, others are applied now. Run it again.")
-        version = steps.ranker(_trained_until(context, archive))
+        version = steps.ranker(context.resources.retraining.trained_until(archive))
     context.add_output_metadata({"version": version})
     return version
 

@@ -81,13 +81,7 @@ class Asked:
     items: Path | None = None
 
     @classmethod
-    def of(
-        cls,
-        settings: Settings,
-        cutoff_ms: int,
-        split: Split = Split(),
-        items: Path | None = None,  # frozen
-    ) -> "Asked":
+    def of(cls, settings: Settings, cutoff_ms: int, split: Split = Split(), items: Path | None = None) -> "Asked":
         """By the repository's ``labels.toml``, with the catalogue's table of items where none is given."""
         own = home_of(settings) / "items.parquet"
         return cls(load_labelling(settings.repo), cutoff_ms, split, items or (own if own.is_file() else None))

@@ -30,6 +30,12 @@ HOUSEHOLDS, PRODUCTS, CATEGORIES, DAYS = 2_500, 5_000, 300, 30
 PORTS = ("kafka_port", "redis_port", "grpc_port", "metrics_port", "stream_metrics_port")
 
 
+def settings_in(folder: Path, **told: Any) -> Settings:
+    """Settings of a platform of its own below a folder, on free ports; ``told`` are others by name."""
+    ports: dict[str, Any] = {port: free_port() for port in PORTS}
+    return Settings(state_dir=folder / "state", repo=folder / "feature_repo", kafka=None, redis=None, **ports, **told)
+
+
 @contextlib.contextmanager
 def servers(
     partitions: int = 2, prepare: Callable[[Settings], None] = lambda settings: None, **told: Any
@@ -39,11 +45,7 @@ def servers(
     ``told`` are settings by name.
     """
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
-        ports: dict[str, Any] = {port: free_port() for port in PORTS}
-        settings = Settings(
-            state_dir=Path(folder) / "state", repo=Path(folder) / "feature_repo", kafka=None, redis=None,
-            partitions=partitions, **ports, **told,
-        )  # fmt: skip
+        settings = settings_in(Path(folder), partitions=partitions, **told)
         prepare(settings)
         try:
             supervisor.start(settings, ["kafka", "valkey"])

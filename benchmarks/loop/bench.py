@@ -21,11 +21,10 @@ import pandas as pd
 from benchmarks.loop.exposure import Exposure, exposures
 from benchmarks.loop.page import write_page
 from benchmarks.loop.run import Generation, play, prepare
-from benchmarks.parts import PORTS
+from benchmarks.parts import settings_in
 from headwater.bench import Measure
 from headwater.cli.output import err
 from headwater.errors import ConfigError
-from headwater.runtime.ports import free_port
 from headwater.settings import Settings
 from models.evaluation.metrics import Floats, Interval, paired_bootstrap
 from simulation.config import WorldConfig, load_world_config
@@ -82,7 +81,7 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
     off: list[Loop] = []
     with tempfile.TemporaryDirectory(prefix="headwater-loop-") as name:
         folder = Path(name)
-        settings = _settings(folder)
+        settings = settings_in(folder)
         prepare(settings, _say)
         prepared = _Snapshot(settings, folder)
         for seed in range(1, seeds + 1):
@@ -188,11 +187,6 @@ def world_config(seed: int, size: float) -> WorldConfig:
     config = load_world_config().seeded(seed)
     shoppers = config.shoppers.model_copy(update={"sessions_a_day": SESSIONS_A_DAY * size})
     return config.model_copy(update={"shoppers": shoppers})
-
-
-def _settings(folder: Path) -> Settings:
-    ports: dict[str, Any] = {port: free_port() for port in PORTS}
-    return Settings(state_dir=folder / "state", repo=folder / "feature_repo", kafka=None, redis=None, **ports)
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from benchmarks.loop.exposure import exposures
 from benchmarks.loop.run import Generation
 from headwater.bench import Measure
 from headwater.files import write_whole
 from models.evaluation.metrics import Floats
-from models.evaluation.plots import INK, LOUD, SOFT, drawn
+from models.evaluation.plots import INK, LOUD, SOFT, drawn, set_into
 
 TEMPLATE = Path(__file__).with_name("page.html")
 HEIGHT = 2.8
@@ -39,12 +37,9 @@ def write_page(path: Path, on: Sequence[Loop], off: Sequence[Loop], measures: Se
         "Unevenness of what was shown": _lines(_both(shown, lambda one: one.gini), "Gini"),
         "New products that were clicked": _lines(_both(shown, lambda one: one.discovered), "products so far"),
     }  # fmt: skip
-    maker = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     told = [_told(seed, name, number, one) for name, loops in (("on", on), ("off", off))
             for seed, loop in enumerate(loops, 1) for number, one in enumerate(loop)]  # fmt: skip
-    text = maker.from_string(TEMPLATE.read_text()).render(
-        seeds=len(on), plots={title: Markup(plot) for title, plot in plots.items()}, measures=measures, generations=told
-    )
+    text = set_into(TEMPLATE, plots, seeds=len(on), measures=measures, generations=told)
     write_whole(path, text)
 
 

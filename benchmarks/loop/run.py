@@ -23,13 +23,12 @@ import pyarrow.parquet as pq
 
 from batch.history import dagster_home
 from batch.retrain import SparkSteps
-from batch.retraining import SERVICE, Retraining, run_once
+from batch.retraining import SERVICE, Retraining, last_whole_day, run_once
 from benchmarks.parts import EXAMPLE
 from headwater.clock import StoredClock
 from headwater.datasets.complete_journey import home_of
 from headwater.errors import UnavailableError
 from headwater.online.connect import connect
-from headwater.plan import DAY_MS
 from headwater.registry.manifest import load_plan
 from headwater.runtime import supervisor
 from headwater.runtime.parts import environment
@@ -159,8 +158,7 @@ def _retrained(settings: Settings, clock: StoredClock) -> dict[str, Any]:
     steps_of = SparkSteps(
         settings, load_plan(settings.repo), SERVICE, home_of(settings), lambda: now_ms, declared.retraining, PASSES
     )
-    day = pd.Timestamp((now_ms // DAY_MS - 1) * DAY_MS, unit="ms").date().isoformat()
-    return run_once(Retraining(steps_of, declared, retries=False), day, dagster_home(settings))
+    return run_once(Retraining(steps_of, declared, retries=False), last_whole_day(now_ms), dagster_home(settings))
 
 
 @contextmanager

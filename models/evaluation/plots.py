@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False,
 }  # fmt: skip
 WIDTH = 6.4
+SHEET = Path(__file__).with_name("page.css")
 STRONGEST = 20
 
 
@@ -69,6 +71,16 @@ def strongest(found: Mapping[str, float]) -> str:
         axes.set(xlabel="mean size of what it adds to a score")
 
     return drawn(draw, 0.7 + 0.2 * len(told))
+
+
+def set_into(template: Path, plots: Mapping[str, str], **told: Any) -> str:
+    """A page of HTML: plots and the pages' style stand in it as they are, what is ``told`` is escaped."""
+    import jinja2
+    from markupsafe import Markup
+
+    maker = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    held = {name: Markup(svg) for name, svg in plots.items()}
+    return maker.from_string(template.read_text()).render(plots=held, style=Markup(SHEET.read_text()), **told)
 
 
 def drawn(draw: Any, height: float) -> str:

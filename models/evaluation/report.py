@@ -142,12 +142,7 @@ def make_page(settings: Settings, version: str, reference: str | None = None, ro
 
 def render(page: Page) -> str:
     """The page as HTML; names are escaped."""
-    import jinja2
-    from markupsafe import Markup
-
-    maker = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    drawn = {name: Markup(svg) for name, svg in page.plots.items()}
-    return maker.from_string(TEMPLATE.read_text()).render(page=page, plots=drawn)
+    return plots.set_into(TEMPLATE, page.plots, page=page)
 
 
 def _rows(settings: Settings, bundle: Bundle, rows: Path | None) -> tuple[Rows, Path, str]:
