@@ -127,13 +127,13 @@ def job_id(client: Any) -> str:
 def failure(client: Any) -> str | None:
     """Why a submitted job has ended for good; ``None`` while it has not.
 
-    The mini-cluster goes with its job, so that REST cannot tell.
+    The mini-cluster goes with its job, so that neither it nor REST can tell; the client holds the result.
     """
     try:
-        state = client.get_job_status().result().name
-        if state not in ("FAILED", "FINISHED", "CANCELED"):
+        result = client.get_job_execution_result()
+        if not result.done():
             return None
-        client.get_job_execution_result().result()
+        result.result()
     except (Py4JJavaError, JavaException) as error:
         return str(error)
     except (Py4JError, OSError):
@@ -141,4 +141,4 @@ def failure(client: Any) -> str | None:
             "the JVM has ended; the lines above or flink.log beside this log say why, unless it was killed. After an "
             "OutOfMemoryError set HEADWATER_FLINK_HEAP_MB to more, or HEADWATER_STATE_BACKEND=rocksdb"
         )
-    return f"the job is {state}"
+    return "the job has come to its end"

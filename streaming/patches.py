@@ -1,4 +1,4 @@
-"""Two classes of Flink's Python jar, each replaced by itself with a call made otherwise.
+"""Three classes of Flink's Python jar, each replaced by itself with a call made otherwise.
 
 - Beam takes the loopback address for the ports on which it waits for Python workers, tells the workers so, and then
   listens on all addresses (``ServerFactory.InetSocketAddressServerFactory.createServer`` calls
@@ -6,6 +6,9 @@
 - A task that is cancelled is interrupted. If that finds it writing a batch for Python, the batch's channel closes, and
   ``ArrowSerializer.close`` then fails to write the mark of the stream's end, which nobody would read. Flink holds a
   failure to clean up for fatal and ends the TaskManager, with which a mini-cluster is lost. The mark is not written.
+- When a Python worker has died, the tasks that share it release it, each for itself and one of them for all that hold
+  it still. If two do so at once, ``WrappedSdkHarnessClient.unref`` counts below 0 and calls that an error, which is
+  fatal as above although the worker has been closed. It is not checked: only at 0 is the worker closed, once.
 
 The classes are copied into a jar that lies in front of Flink's on the class path. A Flink whose classes look different
 is refused, not run as it is.
@@ -30,12 +33,14 @@ from headwater.errors import ResourceError
 
 SERVER = "org/apache/beam/sdk/fn/server/ServerFactory$InetSocketAddressServerFactory.class"
 SERIALIZER = "org/apache/flink/table/runtime/arrow/serializers/ArrowSerializer.class"
+WORKER = "org/apache/beam/runners/fnexecution/control/DefaultJobBundleFactory$WrappedSdkHarnessClient.class"
 PLANNER = "flink-table-planner.jar"
 _JAR = "headwater-flink.jar"
 _UTF8, _CLASS, _METHOD, _NAME_AND_TYPE = 1, 7, 10, 12
 _SIZES = {3: 5, 4: 5, 5: 9, 6: 9, 7: 3, 8: 3, 9: 5, 10: 5, 11: 5, 12: 5, 15: 4, 16: 3, 17: 5, 18: 5, 19: 3, 20: 3}
 """Bytes of a constant by its tag, but for texts."""
 _LOAD_THIS, _GET_FIELD, _INVOKE_VIRTUAL, _INVOKE_STATIC, _NOP = b"\x2a", b"\xb4", b"\xb6", b"\xb8", b"\0"
+_LOAD_CONSTANT, _DROP_TWO = b"\x12", b"\x58"
 
 
 def library(flink: Path, into: Path) -> Path:
@@ -79,12 +84,13 @@ def _digest(files: Iterable[Path]) -> str:
 
 
 def patched_jar(flink: Path, into: Path) -> Path:
-    """Write the jar of the two classes; raises as :func:`library` does."""
+    """Write the jar of the patched classes; raises as :func:`library` does."""
     into.mkdir(parents=True, exist_ok=True)
     python, made = python_jar(flink), into / _JAR
     with zipfile.ZipFile(python) as held, zipfile.ZipFile(made, "w") as ours:
         ours.writestr(SERVER, on_its_address(held.read(SERVER), python.name))
         ours.writestr(SERIALIZER, without_end_mark(held.read(SERIALIZER), python.name))
+        ours.writestr(WORKER, released_by_many(held.read(WORKER), python.name))
     return made
 
 
@@ -128,6 +134,23 @@ def without_end_mark(code: bytes, where: str) -> bytes:
         if code.count(call) == 1 and code[at : at + 2] == _LOAD_THIS + _GET_FIELD:
             return code[:at] + _NOP * 7 + code[at + 7 :]
     raise _unknown(SERIALIZER, where)
+
+
+def released_by_many(code: bytes, where: str) -> bytes:
+    """Return the class whose count of who holds it may go below 0.
+
+    Raises
+    ------
+    ResourceError
+        The check is not there, once, with its text.
+    """
+    check = _Pool(code).method("checkState", "(ZLjava/lang/Object;)V")
+    if check is not None:
+        call = _INVOKE_STATIC + struct.pack(">H", check)
+        at = code.find(call)
+        if code.count(call) == 1 and code[at - 2 : at - 1] == _LOAD_CONSTANT:
+            return code[:at] + _DROP_TWO + _NOP * 2 + code[at + 3 :]
+    raise _unknown(WORKER, where)
 
 
 def _unknown(name: str, where: str) -> ResourceError:

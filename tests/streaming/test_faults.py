@@ -59,7 +59,7 @@ def test_a_python_worker_is_killed(platform):
     victim.kill()
     until(lambda: not platform.part("stream").ready)
     until(lambda: platform.status()["restarts"] >= 1)
-    until(lambda: platform.part("stream").ready)
+    until(lambda: platform.part("stream").ready, told=platform.log)
     assert platform.status()["state"] == "RUNNING"
     assert platform.status()["last_failure"]
     platform.catch_up()

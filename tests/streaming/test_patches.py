@@ -1,4 +1,4 @@
-"""Two classes of Flink's Python jar with a call made otherwise: those of the Flink that is installed, and others."""
+"""Classes of Flink's Python jar with a call made otherwise: those of the Flink that is installed, and others."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import interrupted_batch
+from support import clean_ups
 
 from headwater.errors import ResourceError
 from headwater.runtime.parts import environment
@@ -24,6 +24,7 @@ def flinks() -> dict[Patch, bytes]:
     with zipfile.ZipFile(patches.python_jar(cluster.pyflink_home())) as held:
         return {
             patches.on_its_address: held.read(patches.SERVER), patches.without_end_mark: held.read(patches.SERIALIZER),
+            patches.released_by_many: held.read(patches.WORKER),
         }  # fmt: skip
 
 
@@ -40,31 +41,36 @@ def test_one_call_is_another_and_all_else_is_as_it_was(flinks: dict[Patch, bytes
     assert right[changed[0] : changed[0] + 4] == b"\0\0\0\xb8"
 
 
-@pytest.mark.parametrize("patch", [patches.on_its_address, patches.without_end_mark])
+@pytest.mark.parametrize("patch", [patches.on_its_address, patches.without_end_mark, patches.released_by_many])
 @pytest.mark.parametrize("other", ["its own output", "another name"])
 def test_a_class_without_that_call_is_refused_by_the_jars_name(
     flinks: dict[Patch, bytes], patch: Patch, other: str
 ) -> None:
-    renamed = flinks[patch].replace(b"forPort", b"forPart").replace(b"\0\x03end", b"\0\x03fin")
+    renamed = flinks[patch]
+    for name, another in ((b"forPort", b"forPart"), (b"\0\x03end", b"\0\x03fin"), (b"checkState", b"checkSlate")):
+        renamed = renamed.replace(name, another)
     code = patch(flinks[patch], "") if other == "its own output" else renamed
     with pytest.raises(ResourceError, match=r"flink-python\.jar: its .* Install the versions of requirements\.lock"):
         patch(code, "flink-python.jar")
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("patched", "closing"), [(True, "nothing"), (False, "ClosedChannelException")])
-def test_an_interrupted_batch_is_closed_where_flinks_own_class_fails(
-    tmp_path: Path, patched: bool, closing: str
+@pytest.mark.parametrize(
+    ("patched", "closing", "releasing"),
+    [(True, "nothing", "nothing"), (False, "ClosedChannelException", "IllegalStateException")],
+)
+def test_a_failed_job_is_cleaned_up_where_flinks_own_classes_fail(
+    tmp_path: Path, patched: bool, closing: str, releasing: str
 ) -> None:
-    """Where Flink itself closes it, the patch can go."""
+    """Where Flink itself does not fail, the patch can go."""
     settings = Settings(state_dir=tmp_path)
     told = {**os.environ, **environment(settings), **job.jvm_environment(settings)}
     if not patched:
         told["FLINK_LIB_DIR"] = str(cluster.pyflink_home() / "lib")
     said = subprocess.run(
-        [sys.executable, interrupted_batch.__file__], env=told, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, clean_ups.__file__], env=told, capture_output=True, text=True, timeout=60, check=True
     )
-    assert said.stdout.split() == ["ClosedByInterruptException", closing]
+    assert said.stdout.split() == ["ClosedByInterruptException", closing, releasing]
 
 
 def test_the_library_is_flinks_with_its_planner_unpacked_and_one_jar_and_is_made_once(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ class Platform:
 
     def in_the_middle(self, before: int, tiles: int) -> None:
         """Return once so many tiles have been written since, which is far from all of them."""
-        until(lambda: self.writes() > before + tiles)
+        until(lambda: self.writes() > before + tiles, told=self.log)
 
     def catch_up(self) -> None:
         assert progress.wait_until_caught_up(self.settings, 240), self.log()
