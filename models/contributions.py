@@ -1,4 +1,4 @@
-"""What moves a ranker's scores: TreeSHAP contributions, summed up for a report or taken row by row for a reason.
+"""What moves a ranker's scores: TreeSHAP contributions, summed up.
 
 References
 ----------
@@ -10,19 +10,15 @@ import numpy as np
 
 from models.ranker import Float32s, Ranker
 
+EXPLAINED = 1_000
+"""Rows, evenly spaced, whose contributions are averaged."""
+
 
 def mean_contributions(ranker: Ranker, features: Float32s) -> dict[str, float]:
-    """Mean absolute contribution of each feature to the scores of rows (n, n_features), greatest first."""
-    shares = np.abs(ranker.contributions(features)[:, :-1]).mean(0)
-    return {ranker.feature_names[at]: float(shares[at]) for at in np.argsort(-shares, kind="stable")}
+    """Mean absolute contribution of each feature to the scores of :data:`EXPLAINED` rows at most, greatest first.
 
-
-def top_contributions(ranker: Ranker, features: Float32s, most: int = 3) -> list[list[tuple[str, float]]]:
-    """For each row of features (n, n_features), at most so many features that moved its score most, greatest first.
-
-    A contribution is in the score's unit, above nought where it raised the score; what moved nothing is left out.
+    ``features`` is (n, n_features), with n above 0.
     """
-    shares = ranker.contributions(features)[:, :-1]
-    order = np.argsort(-np.abs(shares), axis=1, kind="stable")[:, :most]
-    names = ranker.feature_names
-    return [[(names[at], float(row[at])) for at in best if row[at]] for row, best in zip(shares, order, strict=True)]
+    some = features[:: -(-len(features) // EXPLAINED)]
+    shares = np.abs(ranker.contributions(some)[:, :-1]).mean(0)
+    return {ranker.feature_names[at]: float(shares[at]) for at in np.argsort(-shares, kind="stable")}

@@ -31,8 +31,6 @@ from models.rows import read_rows as read_rows
 Progress = Callable[[int, int], None]
 GRADES = (0.25, 0.5, 0.75)
 """Quantiles of the amounts above nought at which a graded label rises by one."""
-EXPLAINED = 1_000
-"""Later rows, evenly spaced, whose contributions are averaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +144,7 @@ def fit_ranker(
         head, found = _fit_head(name, objective, learn, judge, feature_names, config, look)
         heads.append(head)
         metrics |= found if name == declared.main else {f"{name}.{metric}": value for metric, value in found.items()}
-    some = later.features[:: -(-len(later) // EXPLAINED)]
-    return Fitted(tuple(heads), metrics, mean_contributions(heads[0].ranker, some))
+    return Fitted(tuple(heads), metrics, mean_contributions(heads[0].ranker, later.features))
 
 
 def _fit_head(

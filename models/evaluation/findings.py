@@ -1,4 +1,4 @@
-"""What a version's page tells, as figures: quality by segment, calibration, exposure, contributions.
+"""What a version's page tells, as figures: quality by segment, calibration, exposure.
 
 All methods put the same candidates in order: the version, the one it is compared with, and two rules that learn
 nothing. Lists are the first ten.
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.bundle import Bundle
 from models.calibration import expected_calibration_error
 from models.evaluation.exposure import diversity, gini, novelty, popularity_shown
 from models.evaluation.metrics import (
@@ -33,8 +32,6 @@ SEED = 20171126
 NEW = timedelta(days=28)
 """How lately a new user or item was first seen."""
 BINS = 15
-CONTRIBUTING_ROWS = 2_000
-Float32s = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +135,3 @@ def exposure(lists: Ints, buyers: Ints, n_users: int, kinds: Ints | None) -> Exp
         coverage(lists, len(buyers), DEPTH), novelty(lists, buyers, n_users), popularity_shown(lists, buyers),
         gini(lists, len(buyers)), varied,
     )  # fmt: skip
-
-
-def contributions(bundle: Bundle, features: Float32s) -> dict[str, float]:
-    """Mean size of what each feature adds to a score, greatest first, of :data:`CONTRIBUTING_ROWS` rows at most.
-
-    LightGBM's ``pred_contrib``: Lundberg and others, "From local explanations to global understanding with explainable
-    AI for trees", Nature Machine Intelligence 2020.
-    """
-    some = features[:: max(1, -(-len(features) // CONTRIBUTING_ROWS))]
-    size = np.abs(bundle.ranker.contributions(some)[:, :-1]).mean(0)
-    return {bundle.meta.feature_names[at]: float(size[at]) for at in np.argsort(-size, kind="stable")}

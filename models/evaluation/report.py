@@ -18,6 +18,7 @@ from headwater.files import write_whole
 from headwater.settings import Settings
 from models import registry
 from models.bundle import Bundle, load_bundle
+from models.contributions import mean_contributions
 from models.evaluation import findings, plots
 from models.evaluation.metrics import Ints
 from models.evaluation.past import look_back
@@ -120,7 +121,7 @@ def make_page(settings: Settings, version: str, reference: str | None = None, ro
         for name, shown in lists.items()
     }
     reliability = findings.reliability(bundle.calibrator(scores[version]), table.label > 0, table.weight)
-    strongest = findings.contributions(bundle, table.features)
+    strongest = mean_contributions(bundle.ranker, table.features)
     measured, gates = _gates(
         settings, bundle, table, None if other is None else found[0].gains[f"version {other.version}"]
     )

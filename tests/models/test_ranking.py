@@ -11,7 +11,7 @@ from support.labelled import NAMES, labelled
 
 from headwater.errors import DataError
 from models import calibration
-from models.contributions import mean_contributions, top_contributions
+from models.contributions import mean_contributions
 from models.evaluation.metrics import mean
 from models.objectives import DEFAULT_OBJECTIVES
 from models.ranking import RankerConfig, fit_ranker, importances, read_rows, split
@@ -169,14 +169,6 @@ def test_mean_contributions_are_means_of_the_rows_own(rows, fitted):
     told = mean_contributions(fitted.ranker, some)
     assert list(told.values()) == sorted(told.values(), reverse=True)
     assert told == pytest.approx({name: np.abs(every[:, at]).mean() for at, name in enumerate(NAMES)})
-
-
-def test_top_contributions_are_the_greatest_of_each_row(rows, fitted):
-    some = rows.features[:40]
-    every = fitted.ranker.contributions(some)[:, :-1]
-    for row, found in zip(every, top_contributions(fitted.ranker, some, 2), strict=True):
-        by_size = sorted(zip(NAMES, row.tolist(), strict=True), key=lambda pair: -abs(pair[1]))
-        assert found == [pair for pair in by_size[:2] if pair[1]]
 
 
 def test_no_rows_are_refused(tmp_path):
