@@ -13,6 +13,6 @@ def purchases(households: int | None = None) -> tuple[Dataset, DataSummary]:
     """Of so many households, or of all, and where its periods begin; the files are gone again."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(state_dir=Path(folder))
-        summary = complete_journey.prepare(settings, households)
+        summary = complete_journey.prepare(settings, households, replay_days=0)
         home = complete_journey.home_of(settings)
         return load_dataset(settings.events_dir, home, summary.test_start_ms), summary
