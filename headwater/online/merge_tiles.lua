@@ -32,12 +32,17 @@ end
 
 -- Most writes are of an entity's newest tile, which takes the place of the first record while nothing else moves.
 local function renewed(held, new)
-  local place, count, next = record(held, 10)
-  local new_place, new_count, new_next = record(new, 10)
-  if place == new_place and new_next > #new and (new_count >= count or place % 2 == replaced)
-    and struct.unpack('<i8', new, 2) >= struct.unpack('<i8', held, 2) then
-    return new .. string.sub(held, next)
+  local newest, tile, slot, count = struct.unpack('<i8i4BI4', held, 2)
+  local new_newest, new_tile, new_slot, new_count = struct.unpack('<i8i4BI4', new, 2)
+  if tile ~= new_tile or slot ~= new_slot or new_newest < newest or (new_count < count and slot ~= replaced) then
+    return
   end
+  local next, new_next = 10 + size, 10 + size
+  if size == 0 then
+    next, new_next = 47 + struct.unpack('<I4', held, 43), 47 + struct.unpack('<I4', new, 43)
+  end
+  if new_next <= #new then return end
+  return next > #held and new or new .. string.sub(held, next)
 end
 
 local function merged(held, new)
@@ -66,16 +71,41 @@ local function merged(held, new)
   return table.concat(parts)
 end
 
+-- What an entity is to hold in place of what it holds.
+local function whole(held, new)
+  return held and (renewed(held, new) or merged(held, new)) or new
+end
+
+local function merge(key, field, new)
+  local held = redis.call('HGET', key, field)
+  local put = whole(held, new)
+  if put ~= held then redis.call('HSET', key, field, put) end
+end
+
+-- Of several pairs, all are read at once and what changes is written at once: a call costs more than a field.
+local function merge_all(key, first, pairs)
+  local fields, changed, n = {}, {}, 0
+  for pair = 1, pairs do fields[pair] = ARGV[first + 2 * pair - 2] end
+  local all = redis.call('HMGET', key, unpack(fields))
+  for pair = 1, pairs do
+    local held = all[pair]
+    local put = whole(held, ARGV[first + 2 * pair - 1])
+    if put ~= held then
+      changed[n + 1], changed[n + 2] = fields[pair], put
+      n = n + 2
+    end
+  end
+  if n > 0 then redis.call('HSET', key, unpack(changed)) end
+end
+
 local at = 4
 for _, key in ipairs(KEYS) do
-  local last = at + 2 * tonumber(ARGV[at])
-  while at < last do
-    local field, new = ARGV[at + 1], ARGV[at + 2]
-    local held = redis.call('HGET', key, field)
-    local whole = held and (renewed(held, new) or merged(held, new)) or new
-    if whole ~= held then redis.call('HSET', key, field, whole) end
-    at = at + 2
+  local pairs = tonumber(ARGV[at])
+  if pairs == 1 then
+    merge(key, ARGV[at + 1], ARGV[at + 2])
+  else
+    merge_all(key, at + 1, pairs)
   end
-  at = at + 1
+  at = at + 2 * pairs + 1
 end
 return #KEYS
