@@ -70,7 +70,7 @@ def test_what_the_loop_declares_is_read():
     labelling, rules, objectives = load_labelling(HERE), load_rules(HERE), load_objectives(HERE)
     assert labelling.label == "click"
     assert (rules.promotion.automatic, rules.retraining.learns_from) == (True, "impressions")
-    assert (objectives.unshown, objectives.position.estimated) == ("negatives", "swaps")
+    assert (objectives.unshown, objectives.position.correction) == ("negatives", "none")
 
 
 def test_only_one_of_the_two_explores(tmp_path):

@@ -202,6 +202,23 @@ def test_a_training_estimates_the_propensities_that_are_to_be_estimated(tmp_path
         propensity.settled(told.model_copy(update={"position": other}), rows)
 
 
+@given(st.lists(st.floats(0, 20), min_size=1, max_size=12))
+def test_what_is_learned_with_never_rises_and_is_never_nought(drawn):
+    values = [1.0, *drawn]
+    found = np.array(propensity.falling(values))
+    assert found[0] == 1
+    assert (np.diff(found) <= 0).all()
+    assert (found > 0).all()
+    assert propensity.falling(found) == tuple(found)
+    kept = np.array(propensity.falling(np.sort(np.clip(values, 0.01, 1))[::-1]))
+    assert np.allclose(kept, np.sort(np.clip(values, 0.01, 1))[::-1], atol=1e-4), "what falls already stays"
+
+
+def test_chance_rises_are_levelled_and_positions_without_a_click_have_what_is_above():
+    assert propensity.falling([1, 0.5, 0.7, 0.2, 0]) == (1, 0.6, 0.6, 0.2, 0.2)
+    assert propensity.falling([1, 1.5, 7.9, 0, 10.8]) == (1, 1, 1, 1, 1)
+
+
 def test_rows_that_were_not_shown_have_no_position_to_correct(tmp_path):
     rows = shown_rows(tmp_path / "rows", np.random.default_rng(4), positions=False)
     assert propensity.settled(declared(estimated="randomised"), rows).position.correction == "none"
