@@ -124,6 +124,10 @@ def found(on: Sequence[Loop], off: Sequence[Loop]) -> list[Measure]:
         _more("products shown by the last generation", shown, without, lambda one: one.shown),
         _more("new products clicked by its end", shown, without, lambda one: one.discovered),
         _more("unevenness (Gini) of what it showed", shown, without, lambda one: one.gini, target=None),
+        _more(
+            "calibration error of its scores, as probabilities of a click", shown, without,
+            lambda one: one.calibration_error, target=None,
+        ),
     ]  # fmt: skip
 
 

@@ -36,6 +36,9 @@ def write_page(path: Path, on: Sequence[Loop], off: Sequence[Loop], measures: Se
         "Products shown": _lines(_both(shown, lambda one: one.shown), "products"),
         "Unevenness of what was shown": _lines(_both(shown, lambda one: one.gini), "Gini"),
         "New products that were clicked": _lines(_both(shown, lambda one: one.discovered), "products so far"),
+        "Scores as probabilities of a click": _lines(
+            _both(shown, lambda one: one.calibration_error), "calibration error"
+        ),
     }  # fmt: skip
     told = [_told(seed, name, number, one) for name, loops in (("on", on), ("off", off))
             for seed, loop in enumerate(loops, 1) for number, one in enumerate(loop)]  # fmt: skip

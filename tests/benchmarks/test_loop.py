@@ -20,8 +20,9 @@ def generation(worth: float, popular: float, own: float, items=("a", "b"), click
     users = [f"u{at // 2}" for at in range(60)]
     value = worth + 0.01 * (np.arange(60) % 2)
     told = {"value": value, "best": 0.6, "share": value / 0.6, "popular": popular, "own": own}
-    lists = pd.DataFrame({"user_id": users, "items": [list(items)] * 60, **told})
-    return Generation(lists, frozenset(clicked), {"decision": "champion", "reason": "<better>"})
+    shown = {"items": [list(items)] * 60, "scores": [[0.25] * len(items)] * 60}
+    shown["clicked"] = [[item in clicked for item in items]] * 60
+    return Generation(pd.DataFrame({"user_id": users, **shown, **told}), {"decision": "champion", "reason": "<better>"})
 
 
 ON = [generation(0.29, 0.1, 0.35), generation(0.4, 0.1, 0.35, ("a", "c", "sim-1-p0001"), ("a", "sim-1-p0001"))]
@@ -36,7 +37,7 @@ def test_gains_are_of_the_same_shoppers():
     assert over_a_rule([ON, ON], "popular").difference.low == pytest.approx(0.305)
     others = generation(0.9, 0, 0)
     others.lists["user_id"] = [f"v{at}" for at in range(60)]
-    mixed = [ON[0], Generation(pd.concat([ON[1].lists, others.lists]), frozenset(), {})]
+    mixed = [ON[0], Generation(pd.concat([ON[1].lists, others.lists]), {})]
     assert over_the_first([mixed]) == gain, "who was in one generation only tells nothing"
 
 
@@ -47,19 +48,24 @@ def test_new_products_that_were_clicked_stay_discovered():
     assert exposures(ON)[0].gini == 0
 
 
+def test_scores_are_held_to_the_clicks_they_foretold():
+    assert exposures(ON)[0].calibration_error == pytest.approx(0.25), "nothing was clicked"
+    assert exposures(ON)[1].calibration_error == pytest.approx(2 / 3 - 0.25), "two of three were"
+
+
 def test_each_target_is_held_to_what_was_seen():
     measures = found([ON], [OFF])
-    assert [one.holds for one in measures] == [True, True, True, False, True, True, True, None]
+    assert [one.holds for one in measures] == [True, True, True, False, True, True, True, None, None]
     assert measures[4].value == pytest.approx(1 - 0.295 / 0.305, abs=1e-4)
     worse = found([ON[::-1]], [OFF[::-1]])
-    assert [one.holds for one in worse] == [False, False, False, False, True, False, True, None]
+    assert [one.holds for one in worse] == [False, False, False, False, True, False, True, None, None]
 
 
 def test_the_page_tells_each_generation_and_that_all_is_simulated(tmp_path):
     write_page(tmp_path / "loop.html", [ON], [OFF], found([ON], [OFF]))
     text = (tmp_path / "loop.html").read_text()
     assert "All figures are of a simulated world" in text
-    assert text.count("<svg") == 5
+    assert text.count("<svg") == 6
     assert text.count("<td>on</td>") == text.count("<td>off</td>") == 2
     assert text.count(">missed<") == 1
     write_page(tmp_path / "again.html", [ON], [OFF], found([ON], [OFF]))
