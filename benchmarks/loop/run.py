@@ -93,11 +93,6 @@ def prepare(settings: Settings, say: Say) -> None:
                     raise UnavailableError(f"loop: {step.name}: {words.strip().splitlines()[-1]}")
     finally:
         supervisor.stop(settings)
-    declare(settings)
-
-
-def declare(settings: Settings) -> None:
-    """Give a repository what the loop's generations learn, and what lets them serve."""
     for name in DECLARED:
         shutil.copy(HERE / name, settings.repo / name)
 

@@ -82,12 +82,12 @@ local function merge(key, field, new)
   if put ~= held then redis.call('HSET', key, field, put) end
 end
 
--- Of several pairs, all are read at once and what changes is written at once: a call costs more than a field.
-local function merge_all(key, first, pairs)
+-- Of several pairs, each of another field, all are read and all that changes is written at once: a call costs more.
+local function merge_all(key, first, n_pairs)
   local fields, changed, n = {}, {}, 0
-  for pair = 1, pairs do fields[pair] = ARGV[first + 2 * pair - 2] end
+  for pair = 1, n_pairs do fields[pair] = ARGV[first + 2 * pair - 2] end
   local all = redis.call('HMGET', key, unpack(fields))
-  for pair = 1, pairs do
+  for pair = 1, n_pairs do
     local held = all[pair]
     local put = whole(held, ARGV[first + 2 * pair - 1])
     if put ~= held then
@@ -100,12 +100,12 @@ end
 
 local at = 4
 for _, key in ipairs(KEYS) do
-  local pairs = tonumber(ARGV[at])
-  if pairs == 1 then
+  local n_pairs = tonumber(ARGV[at])
+  if n_pairs == 1 then
     merge(key, ARGV[at + 1], ARGV[at + 2])
   else
-    merge_all(key, at + 1, pairs)
+    merge_all(key, at + 1, n_pairs)
   end
-  at = at + 2 * pairs + 1
+  at = at + 2 * n_pairs + 1
 end
 return #KEYS

@@ -1,8 +1,9 @@
-"""What the loop's bench makes of generations, and what it declares; the loop itself takes minutes."""
+"""What the loop's bench makes of generations and declares, and two generations on the real parts, in the notebook."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from support.notebooks import executed
 
 from batch.objectives import load_labelling
 from benchmarks.loop.bench import found, measure, over_a_rule, over_the_first, surfaces_of
@@ -91,3 +92,11 @@ def test_only_one_of_the_two_explores(tmp_path):
 def test_a_loop_of_one_generation_is_refused():
     with pytest.raises(ConfigError, match="3 seeds of 1 generations"):
         measure(1.0, generations=1)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Jupyter's own packages
+def test_the_notebook_closes_the_loop(monkeypatch, tmp_path):
+    notebook = executed("close_the_loop", 600, monkeypatch, tmp_path)
+    assert all(cell.outputs for cell in notebook.cells[2:-1] if cell.cell_type == "code")

@@ -1,13 +1,10 @@
 """The notebook holds what it says, on the platform that the demo leaves behind."""
 
 import json
-from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
+from support.notebooks import executed
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
@@ -15,12 +12,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 def test_one_event_is_followed_from_kafka_to_a_changed_recommendation(platform, monkeypatch, tmp_path):
     for name, value in platform.environment.items():
         monkeypatch.setenv(name, value)
-    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    notebook = nbformat.read(ROOT / "notebooks" / "follow_one_event.ipynb", as_version=4)
-    NotebookClient(
-        notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(ROOT / "notebooks")}}
-    ).execute()
+    notebook = executed("follow_one_event", 180, monkeypatch, tmp_path)
     assert all(cell.outputs for cell in notebook.cells[1:-1] if cell.cell_type == "code")
 
 
