@@ -71,8 +71,16 @@ def similar(item_id: str, limit: int = 10) -> Call[Ranked]:
     return Call("Similar", recommendation_pb2.SimilarRequest(item_id=item_id, limit=limit), _ranked)
 
 
-def explain(user_id: str, item_id: str, surface: str = "", limit: int = 0) -> Call[Explanation]:
-    """Why an item is in the user's list now, or why not."""
+def explain(
+    user_id: str,
+    item_id: str,
+    surface: str = "",
+    limit: int = 0,
+    exclude: Sequence[str] = (),
+    include: Sequence[str] = (),
+    context: Mapping[str, str] | None = None,
+) -> Call[Explanation]:
+    """Why an item is in the user's list now, or why not; the list is asked for as from :func:`recommend`."""
 
     def read(reply: Any) -> Explanation:
         moved = tuple(
@@ -81,7 +89,10 @@ def explain(user_id: str, item_id: str, surface: str = "", limit: int = 0) -> Ca
         )  # fmt: skip
         return Explanation(item_id, reply.stage, reply.position, tuple(reply.lines), moved)
 
-    request = recommendation_pb2.ExplainRequest(user_id=user_id, item_id=item_id, surface=surface, limit=limit)
+    request = recommendation_pb2.ExplainRequest(
+        user_id=user_id, item_id=item_id, surface=surface, limit=limit, exclude_item_ids=exclude,
+        include_item_ids=include, context=context or {},
+    )  # fmt: skip
     return Call("Explain", request, read)
 
 

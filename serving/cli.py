@@ -91,7 +91,7 @@ def recommend(
     with Client(addresses(get_settings()).grpc) as client:
         ranked = client.recommend(user, surface, limit, context=told)
         items = [*(item.item_id for item in ranked.items if explain), *(why or ())]
-        explained = [client.explain(user, item, surface, limit) for item in dict.fromkeys(items)]
+        explained = [client.explain(user, item, surface, limit, context=told) for item in dict.fromkeys(items)]
     if as_json:
         emit(as_dict(ranked) | ({"explained": [_known(asdict(one)) for one in explained]} if items else {}), True)
     else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from headwater.errors import DataError, HeadwaterError, UnavailableError
 from headwater.events import BadRecord
-from serving.contracts import Ranked
+from serving.contracts import Ranked, Recommender, Request
 from serving.features import FeatureLookup, Value
 from serving.live import Live
 from serving.proto.headwater.v1 import (
@@ -35,10 +35,7 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
 
     def Recommend(self, request: Any, context: Any) -> Any:
         recommender = self._live.of(request.user_id)
-        asked = recommender.request(
-            request.user_id, request.surface, request.limit,
-            request.exclude_item_ids, request.include_item_ids, request.context,
-        )  # fmt: skip
+        asked = _asked(recommender, request)
         return reply_of(recommender.recommend(asked, _patience(context)), self._live.now.behind)
 
     def Similar(self, request: Any, context: Any) -> Any:
@@ -54,7 +51,7 @@ class RecommendationService(recommendation_pb2_grpc.RecommendationServiceService
 
     def Explain(self, request: Any, context: Any) -> Any:
         recommender = self._live.of(request.user_id)
-        asked = recommender.request(request.user_id, request.surface, request.limit)
+        asked = _asked(recommender, request)
         found = recommender.explain(asked, request.item_id)
         effects = [
             recommendation_pb2.FeatureEffect(
@@ -132,6 +129,14 @@ def reply_of(ranked: Ranked, behind: bool = False) -> Any:
         told.reasons.extend(item.reasons)
         told.attributes.update(item.attributes)
     return reply
+
+
+def _asked(recommender: Recommender, request: Any) -> Request:
+    """What a list is asked for with, by a request for it or for why it is as it is."""
+    return recommender.request(
+        request.user_id, request.surface, request.limit, request.exclude_item_ids, request.include_item_ids,
+        request.context,
+    )  # fmt: skip
 
 
 def _patience(context: Any) -> float:

@@ -52,7 +52,7 @@ class Echo:
     def request(self, user_id, surface="", limit=0, exclude=(), include=(), context=None):
         if not user_id:
             raise DataError("user_id: empty. Name who is asking.")
-        return Request(user_id, surface or "home", limit or 10)
+        return Request(user_id, surface or "home", limit or 10, frozenset(exclude), tuple(include), dict(context or {}))
 
     def recommend(self, request: Request, wait_s: float | None = None) -> Ranked:
         if request.user_id == "breaks":
@@ -74,7 +74,7 @@ class Echo:
 
     def explain(self, request, item_id) -> Explanation:
         moved = (Moved("f", 1.5, 0.5), Moved("g", np.nan, -0.25))
-        return Explanation(item_id, "shown", 2, (f"{request.user_id} asks for {request.limit}",), moved)
+        return Explanation(item_id, "shown", 2, (f"{request.user_id} asks for {request.limit}", repr(request)), moved)
 
 
 def echo(plan: FeaturePlan, folder: Path) -> Echo:
@@ -211,8 +211,11 @@ def test_an_explanation_comes_over_the_wire_as_it_was_given(start, settings, pro
     promote("v1")
     start()
     with Client(addresses(settings).grpc) as client:
-        found = client.explain("u1", "a", limit=3)
-    assert (found.item_id, found.stage, found.position, found.lines) == ("a", "shown", 2, ("u1 asks for 3",))
+        asked = {"surface": "basket", "limit": 3, "exclude": ["x"], "include": ["a", "b"], "context": {"basket": "a,b"}}
+        found = client.explain("u1", "a", **asked)
+    assert (found.item_id, found.stage, found.position) == ("a", "shown", 2)
+    request = Request("u1", "basket", 3, frozenset(["x"]), ("a", "b"), {"basket": "a,b"})
+    assert found.lines == ("u1 asks for 3", repr(request)), "the list is the one that was asked for"
     assert [(one.name, one.contribution) for one in found.moved] == [("f", 0.5), ("g", -0.25)]
     assert found.moved[0].value == 1.5
     assert np.isnan(found.moved[1].value)

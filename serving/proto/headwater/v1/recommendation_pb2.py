@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/serving/proto/headwater/v1/recommendation.proto\x12\x0cheadwater.v1\"\xe5\x01\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07surface\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x18\n\x10include_item_ids\x18\x05 \x03(\t\x12<\n\x07\x63ontext\x18\x06 \x03(\x0b\x32+.headwater.v1.RecommendRequest.ContextEntry\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\x0eSimilarRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\"\xae\x02\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x39\n\x07require\x18\x04 \x03(\x0b\x32(.headwater.v1.SearchRequest.RequireEntry\x12\x18\n\x10\x65xclude_item_ids\x18\x05 \x03(\t\x12\x39\n\x07\x63ontext\x18\x06 \x03(\x0b\x32(.headwater.v1.SearchRequest.ContextEntry\x1a.\n\x0cRequireEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"R\n\x0e\x45xplainRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x0f\n\x07surface\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\r\"\x8d\x01\n\x0eRecommendReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05items\x18\x02 \x03(\x0b\x32\x1d.headwater.v1.RecommendedItem\x12\x10\n\x08\x64\x65graded\x18\x03 \x03(\t\x12\x16\n\x0e\x62undle_version\x18\x04 \x01(\t\x12\x0f\n\x07variant\x18\x05 \x01(\t\"\xdb\x01\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x10\n\x08position\x18\x03 \x01(\r\x12\x0f\n\x07sources\x18\x04 \x03(\t\x12\x0f\n\x07reasons\x18\x05 \x03(\t\x12\x41\n\nattributes\x18\x06 \x03(\x0b\x32-.headwater.v1.RecommendedItem.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"m\n\x0c\x45xplainReply\x12\r\n\x05lines\x18\x01 \x03(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\r\x12-\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x1b.headwater.v1.FeatureEffect\"Q\n\rFeatureEffect\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\x42\x08\n\x06_value2\xb3\x02\n\x15RecommendationService\x12I\n\tRecommend\x12\x1e.headwater.v1.RecommendRequest\x1a\x1c.headwater.v1.RecommendReply\x12\x45\n\x07Similar\x12\x1c.headwater.v1.SimilarRequest\x1a\x1c.headwater.v1.RecommendReply\x12\x43\n\x06Search\x12\x1b.headwater.v1.SearchRequest\x1a\x1c.headwater.v1.RecommendReply\x12\x43\n\x07\x45xplain\x12\x1c.headwater.v1.ExplainRequest\x1a\x1a.headwater.v1.ExplainReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/serving/proto/headwater/v1/recommendation.proto\x12\x0cheadwater.v1\"\xe5\x01\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07surface\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x18\n\x10\x65xclude_item_ids\x18\x04 \x03(\t\x12\x18\n\x10include_item_ids\x18\x05 \x03(\t\x12<\n\x07\x63ontext\x18\x06 \x03(\x0b\x32+.headwater.v1.RecommendRequest.ContextEntry\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\x0eSimilarRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\"\xae\x02\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x39\n\x07require\x18\x04 \x03(\x0b\x32(.headwater.v1.SearchRequest.RequireEntry\x12\x18\n\x10\x65xclude_item_ids\x18\x05 \x03(\t\x12\x39\n\x07\x63ontext\x18\x06 \x03(\x0b\x32(.headwater.v1.SearchRequest.ContextEntry\x1a.\n\x0cRequireEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf2\x01\n\x0e\x45xplainRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x0f\n\x07surface\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\r\x12\x18\n\x10\x65xclude_item_ids\x18\x05 \x03(\t\x12\x18\n\x10include_item_ids\x18\x06 \x03(\t\x12:\n\x07\x63ontext\x18\x07 \x03(\x0b\x32).headwater.v1.ExplainRequest.ContextEntry\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8d\x01\n\x0eRecommendReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05items\x18\x02 \x03(\x0b\x32\x1d.headwater.v1.RecommendedItem\x12\x10\n\x08\x64\x65graded\x18\x03 \x03(\t\x12\x16\n\x0e\x62undle_version\x18\x04 \x01(\t\x12\x0f\n\x07variant\x18\x05 \x01(\t\"\xdb\x01\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x10\n\x08position\x18\x03 \x01(\r\x12\x0f\n\x07sources\x18\x04 \x03(\t\x12\x0f\n\x07reasons\x18\x05 \x03(\t\x12\x41\n\nattributes\x18\x06 \x03(\x0b\x32-.headwater.v1.RecommendedItem.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"m\n\x0c\x45xplainReply\x12\r\n\x05lines\x18\x01 \x03(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\r\x12-\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x1b.headwater.v1.FeatureEffect\"Q\n\rFeatureEffect\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\x42\x08\n\x06_value2\xb3\x02\n\x15RecommendationService\x12I\n\tRecommend\x12\x1e.headwater.v1.RecommendRequest\x1a\x1c.headwater.v1.RecommendReply\x12\x45\n\x07Similar\x12\x1c.headwater.v1.SimilarRequest\x1a\x1c.headwater.v1.RecommendReply\x12\x43\n\x06Search\x12\x1b.headwater.v1.SearchRequest\x1a\x1c.headwater.v1.RecommendReply\x12\x43\n\x07\x45xplain\x12\x1c.headwater.v1.ExplainRequest\x1a\x1a.headwater.v1.ExplainReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -28,6 +28,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHREQUEST_REQUIREENTRY']._serialized_options = b'8\001'
   _globals['_SEARCHREQUEST_CONTEXTENTRY']._loaded_options = None
   _globals['_SEARCHREQUEST_CONTEXTENTRY']._serialized_options = b'8\001'
+  _globals['_EXPLAINREQUEST_CONTEXTENTRY']._loaded_options = None
+  _globals['_EXPLAINREQUEST_CONTEXTENTRY']._serialized_options = b'8\001'
   _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_RECOMMENDREQUEST']._serialized_start=66
@@ -42,18 +44,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHREQUEST_REQUIREENTRY']._serialized_end=628
   _globals['_SEARCHREQUEST_CONTEXTENTRY']._serialized_start=249
   _globals['_SEARCHREQUEST_CONTEXTENTRY']._serialized_end=295
-  _globals['_EXPLAINREQUEST']._serialized_start=678
-  _globals['_EXPLAINREQUEST']._serialized_end=760
-  _globals['_RECOMMENDREPLY']._serialized_start=763
-  _globals['_RECOMMENDREPLY']._serialized_end=904
-  _globals['_RECOMMENDEDITEM']._serialized_start=907
-  _globals['_RECOMMENDEDITEM']._serialized_end=1126
-  _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._serialized_start=1077
-  _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._serialized_end=1126
-  _globals['_EXPLAINREPLY']._serialized_start=1128
-  _globals['_EXPLAINREPLY']._serialized_end=1237
-  _globals['_FEATUREEFFECT']._serialized_start=1239
-  _globals['_FEATUREEFFECT']._serialized_end=1320
-  _globals['_RECOMMENDATIONSERVICE']._serialized_start=1323
-  _globals['_RECOMMENDATIONSERVICE']._serialized_end=1630
+  _globals['_EXPLAINREQUEST']._serialized_start=679
+  _globals['_EXPLAINREQUEST']._serialized_end=921
+  _globals['_EXPLAINREQUEST_CONTEXTENTRY']._serialized_start=249
+  _globals['_EXPLAINREQUEST_CONTEXTENTRY']._serialized_end=295
+  _globals['_RECOMMENDREPLY']._serialized_start=924
+  _globals['_RECOMMENDREPLY']._serialized_end=1065
+  _globals['_RECOMMENDEDITEM']._serialized_start=1068
+  _globals['_RECOMMENDEDITEM']._serialized_end=1287
+  _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._serialized_start=1238
+  _globals['_RECOMMENDEDITEM_ATTRIBUTESENTRY']._serialized_end=1287
+  _globals['_EXPLAINREPLY']._serialized_start=1289
+  _globals['_EXPLAINREPLY']._serialized_end=1398
+  _globals['_FEATUREEFFECT']._serialized_start=1400
+  _globals['_FEATUREEFFECT']._serialized_end=1481
+  _globals['_RECOMMENDATIONSERVICE']._serialized_start=1484
+  _globals['_RECOMMENDATIONSERVICE']._serialized_end=1791
 # @@protoc_insertion_point(module_scope)
