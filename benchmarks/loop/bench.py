@@ -8,19 +8,16 @@ figures are simulated: shoppers' tastes come from the data, and what a list is w
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.loop.exposure import Exposure, exposures
 from benchmarks.loop.page import write_page
-from benchmarks.loop.run import Generation, play, prepare
+from benchmarks.loop.run import Generation, play_apart, prepare
 from benchmarks.parts import settings_in
 from headwater.bench import Measure
 from headwater.cli.output import err
@@ -90,17 +87,11 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
                 _say(f"seed {seed}, exploration {'on' if explores else 'off'}")
                 out = folder / f"{seed}-{explores}"
                 world, surfaces = world_config(seed, size), surfaces_of(explores)
-                loops.append(_apart(settings, world, surfaces, generations, DAYS, out, _say))
+                loops.append(play_apart(settings, world, surfaces, generations, DAYS, out, _say))
     measures = found(on, off)
     if page:
         write_page(Path(page), on, off, measures)
     return measures
-
-
-def _apart(*what: Any) -> Loop:
-    """Play a loop in a process of its own: MLflow would go on reading the registry of the loop before it."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(play, *what).result()
 
 
 def surfaces_of(explores: bool) -> str:

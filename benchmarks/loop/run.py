@@ -11,8 +11,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,15 @@ def play(
             say(f"generation {number}: {len(lists)} lists, {told}")
             say(f"  {verdict.get('decision', '')} {verdict.get('reason', '')}")
     return played
+
+
+def play_apart(*what: Any) -> list[Generation]:
+    """:func:`play` in a process of its own.
+
+    MLflow would go on reading the registry of the loop before it, and a notebook has an event loop running.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(play, *what).result()
 
 
 def _days(folder: Path, begin: int, end: int) -> pd.DataFrame:
