@@ -36,7 +36,7 @@ def exposures(loop: Sequence[Generation]) -> list[Exposure]:
             np.concatenate(generation.lists[name].to_list()) for name in ("items", "scores", "clicked")
         )
         items, names = pd.factorize(shown)
-        clicked |= {item for item in shown[click] if item.startswith(NEW)}
+        clicked |= {item for item in shown[click.astype(bool)] if item.startswith(NEW)}
         unevenness = gini(items[None].astype(np.int32), len(names))
         told.append(Exposure(len(names), unevenness, len(clicked), expected_calibration_error(score, click)))
     return told
