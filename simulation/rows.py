@@ -24,6 +24,7 @@ SCHEMA = pa.schema(
         ("request_id", pa.string()),
         ("items", pa.list_(pa.string())),
         ("scores", pa.list_(pa.float64())),
+        ("clicked", pa.list_(pa.bool_())),
         ("unknown", pa.int32()),
         ("value", pa.float64()),
         ("best", pa.float64()),
@@ -82,6 +83,7 @@ def rows_of(world: World, day: int, asked: Sequence[Asked]) -> list[dict[str, An
 
 def _told(world: World, asked: Asked) -> dict[str, Any]:
     shown, ranked, visit = asked.shown, asked.ranked, asked.shown.visit
+    clicked = {event.item_id for event in asked.deeds.now if event.event_type == CLICK}
     return {
         "day": visit.day,
         "session_id": session_id(world, visit),
@@ -92,6 +94,7 @@ def _told(world: World, asked: Asked) -> dict[str, Any]:
         "request_id": shown.request_id or None,
         "items": list(shown.item_ids),
         "scores": [] if ranked is None else [item.score for item in ranked.items],
+        "clicked": [item in clicked for item in shown.item_ids],
         "unknown": int((shown.items == PAD).sum()),
         "clicks": asked.deeds.count(CLICK),
         "carts": asked.deeds.count(CART),

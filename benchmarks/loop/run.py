@@ -65,8 +65,7 @@ class Generation:
     ----------
     lists
         Rows of ``simulation.rows.SCHEMA``, and ``share``, the value over the best list's; ``popular`` and ``own``, what
-        two fixed rules' lists would have been worth to the same shoppers on the same days; ``clicked``, whether each
-        item was.
+        two fixed rules' lists would have been worth to the same shoppers on the same days.
     verdict
         Of the retraining after it; empty after the last.
     """
@@ -116,9 +115,8 @@ def play(
             before_ms = clock.now_ms()
             asked = Asked(config, (number + 1) * days, out, SIDE_BY_SIDE, stretches=STRETCHES)
             simulate(settings, asked, lambda day, done, total: None)
-            lists, events = (_days(out / name, number * days, (number + 1) * days) for name in ("lists", "events"))
+            lists = _days(out / "lists", number * days, (number + 1) * days)
             lists = lists[lists["failure"].isna()].reset_index(drop=True)
-            lists["clicked"] = _clicked(lists, events)
             lists["share"] = lists["value"] / lists["best"]
             lists["popular"], lists["own"] = _rules(settings, world, lists, before_ms)
             verdict = {} if number + 1 == generations else _retrained(settings, clock)
@@ -142,14 +140,6 @@ def _days(folder: Path, begin: int, end: int) -> pd.DataFrame:
     days = [pq.read_table(folder / f"day-{day:04d}.parquet") for day in range(begin, end)]
     found: pd.DataFrame = pa.concat_tables(days).to_pandas()
     return found
-
-
-def _clicked(lists: pd.DataFrame, events: pd.DataFrame) -> "pd.Series[Any]":
-    """Of each list, whether each of its items was clicked."""
-    clicks = events[events["event_type"] == "click"]
-    there = set(zip(clicks["request_id"], clicks["item_id"], strict=True))
-    told = zip(lists["request_id"], lists["items"], strict=True)
-    return pd.Series([[(request, item) in there for item in items] for request, items in told], lists.index)
 
 
 def _rules(settings: Settings, world: World, lists: pd.DataFrame, before_ms: int) -> tuple[Floats, Floats]:

@@ -48,6 +48,8 @@ def test_a_run_says_what_was_shown_and_what_it_was_worth(world, server, tmp_path
         np.testing.assert_allclose(rows["regret"], world.regret(users, shown, int(day)), atol=1e-12)
     assert (lists["unknown"] == 1).all()
     assert (lists["regret"] > 0).all()
+    assert lists["clicked"].map(sum).tolist() == lists["clicks"].tolist()
+    assert lists["clicked"].map(len).tolist() == lists["scores"].map(len).tolist() == lists["items"].map(len).tolist()
 
 
 def test_the_summary_counts_what_was_sent(world, server, tmp_path):
