@@ -26,7 +26,7 @@ import os
 import shutil
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from headwater.errors import ResourceError
@@ -88,9 +88,8 @@ def patched_jar(flink: Path, into: Path) -> Path:
     into.mkdir(parents=True, exist_ok=True)
     python, made = python_jar(flink), into / _JAR
     with zipfile.ZipFile(python) as held, zipfile.ZipFile(made, "w") as ours:
-        ours.writestr(SERVER, on_its_address(held.read(SERVER), python.name))
-        ours.writestr(SERIALIZER, without_end_mark(held.read(SERIALIZER), python.name))
-        ours.writestr(WORKER, released_by_many(held.read(WORKER), python.name))
+        for name, patch in PATCHES.items():
+            ours.writestr(name, patch(held.read(name), python.name))
     return made
 
 
@@ -151,6 +150,12 @@ def released_by_many(code: bytes, where: str) -> bytes:
         if code.count(call) == 1 and code[at - 2 : at - 1] == _LOAD_CONSTANT:
             return code[:at] + _DROP_TWO + _NOP * 2 + code[at + 3 :]
     raise _unknown(WORKER, where)
+
+
+PATCHES: Mapping[str, Callable[[bytes, str], bytes]] = {
+    SERVER: on_its_address, SERIALIZER: without_end_mark, WORKER: released_by_many,
+}  # fmt: skip
+"""What each class is replaced by; a patch is given the class and the name of its jar."""
 
 
 def _unknown(name: str, where: str) -> ResourceError:

@@ -1,12 +1,12 @@
 """Notebooks are committed as they are written: no output, nothing run."""
 
 import ast
-from pathlib import Path
 
 import nbformat
 import pytest
+from support.notebooks import FOLDER
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -22,10 +22,7 @@ Patch = Callable[[bytes, str], bytes]
 def flinks() -> dict[Patch, bytes]:
     """The class that each patch is of, as Flink has it."""
     with zipfile.ZipFile(patches.python_jar(cluster.pyflink_home())) as held:
-        return {
-            patches.on_its_address: held.read(patches.SERVER), patches.without_end_mark: held.read(patches.SERIALIZER),
-            patches.released_by_many: held.read(patches.WORKER),
-        }  # fmt: skip
+        return {patch: held.read(name) for name, patch in patches.PATCHES.items()}
 
 
 def test_one_call_is_another_and_all_else_is_as_it_was(flinks: dict[Patch, bytes]) -> None:
@@ -41,7 +38,7 @@ def test_one_call_is_another_and_all_else_is_as_it_was(flinks: dict[Patch, bytes
     assert right[changed[0] : changed[0] + 4] == b"\0\0\0\xb8"
 
 
-@pytest.mark.parametrize("patch", [patches.on_its_address, patches.without_end_mark, patches.released_by_many])
+@pytest.mark.parametrize("patch", patches.PATCHES.values())
 @pytest.mark.parametrize("other", ["its own output", "another name"])
 def test_a_class_without_that_call_is_refused_by_the_jars_name(
     flinks: dict[Patch, bytes], patch: Patch, other: str
