@@ -13,8 +13,9 @@ from headwater.runtime import process
 from headwater.runtime.ready import is_marked, mark_ready, ready_path
 from headwater.settings import Settings
 
+# one write for a line, which an unbuffered `print` does in two: another's word can come between them
 STUBBORN = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.write(1, b'deaf\\n'); time.sleep(600)"
 )
 FAMILY = f"""
 import subprocess, sys, time
