@@ -53,12 +53,17 @@ class Assembly:
         self._columns = [(reference.view, reference.feature) for reference in features]
         views = {name: plan.view(name) for name, _ in self._columns}
         self._on_demand = [view for view in views.values() if isinstance(view, OnDemandView)]
-        found = {
-            (view, feature): _definition(plan, view, feature).default
-            for view, names in self.needed.items()
-            for feature in names
+        self._inputs = {
+            (name, feature): _definition(plan, name, feature).default
+            for view in self._on_demand
+            for name, feature in view.inputs
         }
-        self._defaults = {key: default for key, default in found.items() if default is not None}
+        defaults = [
+            None if isinstance(views[name], OnDemandView) else _definition(plan, name, feature).default
+            for name, feature in self._columns
+        ]
+        self._has_default = np.array([default is not None for default in defaults])[:, None]
+        self._defaults = np.array([np.nan if one is None else one for one in defaults], np.float32)[:, None]
 
     def matrix(self, columns: Columns, request: Mapping[str, NDArray[Any]], n: int) -> NDArray[np.float32]:
         """Assemble n rows.
@@ -74,14 +79,16 @@ class Assembly:
         -------
         float32 (n, n_features), in the service's order.
         """
-        filled = {key: _filled(values, self._defaults.get(key)) for key, values in columns.items()}
+        inputs = {key: _filled(columns[key], default) for key, default in self._inputs.items()}
+        computed: dict[tuple[str, str], NDArray[Any]] = {}
         for view in self._on_demand:
-            computed = on_demand(self._plan, view, filled, request)
-            filled.update({(view.name, feature): computed[feature] for feature in view.features})
-        out = np.empty((n, len(self._columns)), np.float32)
+            found = on_demand(self._plan, view, inputs, request)
+            computed.update({(view.name, feature): found[feature] for feature in view.features})
+        out = np.empty((len(self._columns), n), np.float32)
         for at, column in enumerate(self._columns):
-            out[:, at] = filled[column]
-        return out
+            out[at] = computed[column] if column in computed else columns[column]
+        np.copyto(out, self._defaults, where=np.isnan(out) & self._has_default)
+        return np.ascontiguousarray(out.T)
 
 
 def matrix(

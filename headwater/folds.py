@@ -6,7 +6,8 @@ computed from them once, by one expression.
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import add
 
 import numpy as np
 import xxhash
@@ -146,8 +147,18 @@ def merge_sketches(payloads: Iterable[bytes]) -> bytes:
 def estimate(payload: bytes) -> float:
     """Distinct values a sketch has seen, rounded; linear counting while registers are empty."""
     ranks = payload[2::3]
-    empty = _REGISTERS - len(ranks)
-    return _cardinality(empty, empty + sum(2.0**-rank for rank in ranks))
+    return _estimate(len(ranks), reduce(add, (2.0**-rank for rank in ranks), 0.0))  # `sum` rounds as Python's version
+
+
+def estimates(taken: Ints, powers: Floats) -> Floats:
+    """Estimate n sketches, as :func:`estimate` does.
+
+    Parameters
+    ----------
+    taken, powers : (n,)
+        How many registers of each are not empty, and the sum of 2 to the power of minus their ranks.
+    """
+    return np.array([_estimate(*one) for one in zip(taken.tolist(), powers.tolist(), strict=True)], np.float64)
 
 
 def estimate_registers(registers: NDArray[np.uint8]) -> Floats:
@@ -156,7 +167,7 @@ def estimate_registers(registers: NDArray[np.uint8]) -> Floats:
     Sums of ranks up to 40 are exact in float64, so their order is free.
     """
     empty = np.count_nonzero(registers == 0, axis=1)
-    harmonic = _POWERS[registers].sum(axis=1)
+    harmonic = POWERS[registers].sum(axis=1)
     seen = zip(empty.tolist(), harmonic.tolist(), strict=True)
     out = np.array([_cardinality(count, total) for count, total in seen], np.float64)
     for row in np.flatnonzero(registers.max(axis=1, initial=0) > 40):
@@ -165,7 +176,13 @@ def estimate_registers(registers: NDArray[np.uint8]) -> Floats:
     return out
 
 
-_POWERS = 2.0 ** -np.arange(66.0)
+POWERS = 2.0 ** -np.arange(256.0)
+"""By rank."""
+
+
+def _estimate(taken: int, powers: float) -> float:
+    empty = _REGISTERS - taken
+    return _cardinality(empty, empty + powers)
 
 
 def _cardinality(empty: int, harmonic: float) -> float:

@@ -283,12 +283,14 @@ def encode_rows(
     return rows
 
 
-def newest(blobs: Blobs) -> Ints:
-    """Newest folded event of each tile blob, int64 (n,), -1 where there is no blob."""
-    out = np.full(len(blobs), -1, np.int64)
-    held = blobs.sizes > 0
-    out[held] = blobs.at("<i8", blobs.starts[held] + 1)  # after the version
-    return out
+def newest(tables: Sequence[Blobs]) -> Ints:
+    """Newest event of each entity that was folded into any of some tables, int64 (n,), -1 where none was."""
+    from headwater.online import kernels
+
+    found = np.full(len(tables[0]), -1, np.int64)
+    for blobs in tables:
+        kernels.newer(blobs.raw, blobs.starts, blobs.sizes, found)
+    return found
 
 
 def decode_rows(view: BatchView, blobs: Blobs) -> tuple[Ints, dict[str, NDArray[np.float64]]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headwater.online import keys as naming
 from headwater.online.codec import Ints
@@ -52,9 +53,13 @@ class Entity:
         """Values of tables, as (id, field), for n keys that the entity holds."""
         texts = "\0".join(keys.columns[1]).encode() if isinstance(keys, Keys) and len(keys.columns) == 2 else b""
         if len(keys) and texts.count(0) == len(keys) - 1 and texts:
-            return {table: self._values(_fields(field, texts, len(keys))) for table, field in tables}
+            named = np.frombuffer(texts, np.uint8)
+            return {table: self._of_texts(field, named, len(keys)) for table, field in tables}
         rests = [naming.rest_of_key(key[1:]) for key in keys]
         return {table: self._values(Blobs.of([field + rest for rest in rests])) for table, field in tables}
+
+    def _of_texts(self, field: bytes, texts: NDArray[np.uint8], n: int) -> Blobs:
+        return Blobs(self.values.raw, *self.fields.values(self.values, np.frombuffer(field, np.uint8), texts, n))
 
     def _values(self, fields: Blobs) -> Blobs:
         places, values = self.fields.find(fields), self.values
@@ -62,9 +67,3 @@ class Entity:
             return Blobs(values.raw, np.zeros(len(places), np.int64), places)  # -1, all of them
         sizes: Ints = np.where(places < 0, -1, values.sizes[places])
         return Blobs(values.raw, values.starts[places], sizes)
-
-
-def _fields(field: bytes, texts: bytes, n: int) -> Blobs:
-    from headwater.online import fields
-
-    return Blobs(*fields.named(np.frombuffer(field, np.uint8), np.frombuffer(texts, np.uint8), n))

@@ -118,32 +118,45 @@ def find(
     return found
 
 
-@compiled(types.Tuple((types.Array(types.uint8, 1, "C"), _ints, _ints))(_bytes, _bytes, int64))
-def named(of: Bytes, texts: Bytes, n: int) -> tuple[Bytes, Ints, Ints]:
-    """The fields of keys of two: the id ``of``, the length of each of n texts, and the text.
+@compiled(types.UniTuple(_ints, 2)(_bytes, _ints, _ints, _slots, uint64, _ints, _ints, _bytes, _bytes, int64))
+def values(
+    raw: Bytes, starts: Ints, sizes: Ints, slots: Slots, seed: int, begins: Ints, lengths: Ints, of: Bytes,
+    texts: Bytes, n: int,
+) -> tuple[Ints, Ints]:  # fmt: skip
+    """Where the values of keys of two lie: those of the fields of the id ``of``, a text's length, and the text.
 
     Parameters
     ----------
+    raw, starts, sizes, slots, seed
+        The fields and their :func:`index`.
+    begins, lengths : (n_fields,)
+        Where the value of each lies.
     texts
-        Separated by a zero byte, which none of them contains.
+        n of them, separated by a zero byte, which none contains.
 
     Returns
     -------
-    uint8 all fields, int64 (n,) where each begins, int64 (n,) its bytes.
+    int64 (n,) where each value begins, int64 (n,) its bytes, -1 where there is none.
     """
-    out = np.empty(len(texts) + (ID + 2) * n, np.uint8)
-    begins, lengths = np.empty(n, np.int64), np.empty(n, np.int64)
-    at = begin = 0
+    places, found, last = np.zeros(n, np.int64), np.full(n, -1, np.int64), len(slots) - 1
+    field = np.empty(ID + 2 + len(texts), np.uint8)
+    _copied(field, 0, of, 0, ID)
+    begin = 0
     for text in range(n):
         end = begin
         while end < len(texts) and texts[end] != 0:
             end += 1
-        begins[text], lengths[text] = at, ID + 2 + end - begin
-        at = _copied(out, at, of, 0, ID)
-        out[at], out[at + 1] = (end - begin) & 255, (end - begin) >> 8
-        at = _copied(out, at + 2, texts, begin, end)
+        field[ID], field[ID + 1] = (end - begin) & 255, (end - begin) >> 8
+        size = _copied(field, ID + 2, texts, begin, end)
+        slot = int64(_mixed(seed, field, 0, size) & uint64(last))
+        while slots[slot] != _FREE:
+            place = slots[slot]
+            if sizes[place] == size and _equal(raw, starts[place], field, 0, size):
+                places[text], found[text] = begins[place], lengths[place]
+                break
+            slot = (slot + 1) & last
         begin = end + 1
-    return out[:at], begins, lengths
+    return places, found
 
 
 @compiled(types.Tuple((_ints, types.Array(types.uint8, 1, "C")))(_bytes, _ints, _ints, _bytes))

@@ -10,6 +10,7 @@ import numpy as np
 from numba import int64, types, uint64
 from numpy.typing import NDArray
 
+from headwater.folds import SKETCH_BITS
 from headwater.loops import compiled
 from headwater.online.codec import (
     DATED,
@@ -18,18 +19,28 @@ from headwater.online.codec import (
     EVENT,
     FLOAT32,
     FLOAT64,
+    HEAD,
+    HEAD_SIZE,
     HEADER,
     INT32,
     INT64,
     Ints,
+    offset_of,
 )  # fmt: skip
 
 Bytes = NDArray[np.uint8]
 
 SUM, MIN, MAX, WIDE, COUNT = 0, 1, 2, 3, 4
 """How a column is folded: int64; the lesser; the greater; int64 high and uint64 low word of a sum; a sum of uint32."""
+MEAN = 5
+"""How a value is made: of a sum and a count; otherwise of the fold of that kind."""
 MORE, FOREIGN = 0, 1
 _RECORDS = HEADER.size
+_HEAD_COUNT, _HEAD_INGEST, _HEAD_HASH = (offset_of(np.dtype(HEAD), name) for name in ("count", "ingest", "hash"))
+_HEAD_ENDS = HEAD_SIZE
+_REGISTERS = 1 << SKETCH_BITS
+_EXACT_RANK = 40
+"""Sums of no higher ranks' powers are exact, in any order."""
 _STAR, _DOLLAR, _MINUS, _ZERO, _NINE, _CR, _LF = b"*$-09\r\n"
 _UNENDED, _UNLIKE = -2, -3
 
@@ -225,6 +236,14 @@ def scan(raw: Bytes, at: int, end: int, starts: Ints, sizes: Ints, done: int, wi
     return at, done, MORE
 
 
+@compiled(types.void(_bytes, _ints, _ints, _ints))
+def newer(raw: Bytes, starts: Ints, sizes: Ints, found: Ints) -> None:
+    """Put the newest event of each of n tile blobs in ``found`` (n,) where it is newer than what is there."""
+    for owner in range(len(starts)):
+        if sizes[owner] >= _RECORDS:
+            found[owner] = max(found[owner], int64(_word(raw, starts[owner] + _RECORDS - 8)))
+
+
 @compiled(types.UniTuple(types.Array(types.int64, 2, "C"), 2)(_bytes, _ints, _ints, int64, _ints, *(_ints,) * 4))
 def windows(
     raw: Bytes, starts: Ints, sizes: Ints, record: int, now: Ints, offsets: Ints, kinds: Ints, columns: Ints, ages: Ints
@@ -313,3 +332,126 @@ def tiles(
                     totals[m - 1] += value
             at -= record
     return owners[:m], ages[:m], totals[:m]
+
+
+_table, _flags = types.Array(types.int64, 2, "C"), types.Array(types.boolean, 1, "A", readonly=True)
+_floats = types.Array(types.float64, 1, "C", readonly=True)
+
+
+@compiled(types.Array(types.float64, 2, "C")(_table, _flags, _ints, _ints, _ints, types.Array(types.float64, 1, "C")))
+def finished(
+    folded: NDArray[np.int64], found: NDArray[np.bool_], kinds: Ints, firsts: Ints, seconds: Ints, scales: Any
+) -> NDArray[np.float64]:
+    """Values of n_features functions from what was folded, float64 (n_features, n), as ``folds.finish`` makes them.
+
+    Parameters
+    ----------
+    folded : (n_windows, n)
+        By :func:`windows`.
+    found : (n,)
+        Where not, there is no value: NaN.
+    kinds, firsts, seconds, scales : (n_features,)
+        ``SUM``, ``MIN``, ``MAX`` or ``MEAN``; the fold that a value is made of; of a mean, the fold that counts; and
+        what is divided by.
+    """
+    out = np.full((len(kinds), folded.shape[1]), np.nan)
+    for feature in range(len(kinds)):
+        kind, first, second, scale = kinds[feature], firsts[feature], seconds[feature], scales[feature]
+        for at in range(folded.shape[1]):
+            value = folded[first, at]
+            if not found[at] or (kind == MIN and value == EMPTY_MIN) or (kind == MAX and value == EMPTY_MAX):
+                continue
+            if kind != MEAN:
+                out[feature, at] = value / scale
+            elif folded[second, at] > 0:
+                out[feature, at] = value / scale / folded[second, at]
+    return out
+
+
+@compiled()
+def _ends(raw: Bytes, at: int, record: int, end: int) -> Any:
+    """Where the record at a place ends, that of a list where ``record`` is 0; -1 where it is not whole."""
+    size = int64(record)
+    if record == 0:
+        if at + _HEAD_ENDS + 4 > end:
+            return int64(-1)
+        size = _HEAD_ENDS + 4 + _half(raw, at + _HEAD_ENDS)
+    return at + size if at + size <= end else int64(-1)
+
+
+@compiled(types.UniTuple(_ints, 3)(_bytes, _ints, _ints, int64, _ints, int64))
+def marks(raw: Bytes, starts: Ints, sizes: Ints, record: int, now: Ints, oldest: int) -> tuple[Ints, Ints, Ints]:
+    """What was folded into the records of n blobs that are at most ``oldest`` hops old.
+
+    Parameters
+    ----------
+    record
+        Bytes of a fixed table's record, 0 for a list table.
+
+    Returns
+    -------
+    int64 (n,) each: events, their newest ingest time or -1, the sum of their hashes, which wraps.
+    """
+    counts, hashes = np.zeros(len(starts), np.int64), np.zeros(len(starts), np.int64)
+    ingests = np.full(len(starts), EMPTY_MAX, np.int64)
+    for owner in range(len(starts)):
+        at, end = starts[owner] + _RECORDS, starts[owner] + sizes[owner]
+        while at < end:
+            after = _ends(raw, at, record, end)
+            if after < 0 or now[owner] - _signed_half(raw, at) > oldest:
+                break
+            counts[owner] += _half(raw, at + _HEAD_COUNT)
+            ingests[owner] = max(ingests[owner], int64(_word(raw, at + _HEAD_INGEST)))
+            hashes[owner] += int64(_word(raw, at + _HEAD_HASH))
+            at = after
+        if counts[owner] == 0:
+            ingests[owner] = -1
+    return counts, ingests, hashes
+
+
+@compiled(types.Tuple((_table, types.Array(types.float64, 2, "C")))(_bytes, _ints, _ints, _ints, _ints, _floats))
+def sketches(
+    raw: Bytes, starts: Ints, sizes: Ints, now: Ints, ages: Ints, powers: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Merge the sketches of n blobs of a ``distinct`` table over several windows in one pass, the highest rank each.
+
+    Parameters
+    ----------
+    ages : (n_windows,)
+        The greatest age that each window reads, in hops, ascending. Records lie newest first.
+    powers
+        2 to the power of minus a rank, by rank.
+
+    Returns
+    -------
+    (n_windows, n) each: registers that are not empty, and the sum of their ranks' powers.
+    """
+    taken, sums = np.zeros((len(ages), len(starts)), np.int64), np.zeros((len(ages), len(starts)))
+    registers = np.zeros(_REGISTERS, np.uint8)
+    for owner in range(len(starts)):
+        registers[:] = 0
+        held, total, exact, window = 0, 0.0, True, 0
+        at, end = starts[owner] + _RECORDS, starts[owner] + sizes[owner]
+        while window < len(ages):
+            after = _ends(raw, at, 0, end) if at < end else int64(-1)
+            age = now[owner] - _signed_half(raw, at) if after >= 0 else 0
+            while window < len(ages) and (after < 0 or age > ages[window]):
+                if not exact:  # in the order of the registers, as `folds.estimate` adds
+                    total = 0.0
+                    for rank in registers:
+                        if rank > 0:
+                            total += powers[rank]
+                taken[window, owner], sums[window, owner] = held, total
+                window += 1
+            if window == len(ages):
+                break
+            for place in range(at + _HEAD_ENDS + 4, after - 2, 3):
+                register, rank = (int64(raw[place]) | int64(raw[place + 1]) << 8) & (_REGISTERS - 1), raw[place + 2]
+                before = registers[register]
+                if rank > before:
+                    held += 1 if before == 0 else 0
+                    total += powers[rank] - (powers[before] if before > 0 else 0.0)
+                    exact = exact and rank <= _EXACT_RANK
+                    registers[register] = rank
+            at = after
+    return taken, sums

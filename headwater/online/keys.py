@@ -53,6 +53,13 @@ def firsts(keys: Sequence[Key]) -> Sequence[str]:
     return keys.columns[0] if isinstance(keys, Keys) else [key[0] for key in keys]
 
 
+def taken(keys: Sequence[Key], places: Sequence[int]) -> list[list[str]]:
+    """Some of the keys."""
+    if isinstance(keys, Keys):
+        return [list(key) for key in zip(*([column[at] for at in places] for column in keys.columns), strict=True)]
+    return [list(keys[at]) for at in places]
+
+
 def encoded(texts: Sequence[str]) -> list[bytes]:
     """UTF-8 of each text; of all at once where none has the separator in it."""
     parts = "\0".join(texts).encode().split(b"\0")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from operator import itemgetter
 from typing import Any
 
@@ -13,17 +12,19 @@ from headwater import folds
 from headwater.folds import Floats, Ints
 from headwater.online import codec, kernels
 from headwater.online.replies import Blobs
-from headwater.plan import Aggregate, Table
+from headwater.plan import FIXED_SCALE, Aggregate, Table
 
 _KINDS = {"count": kernels.SUM, "sum": kernels.SUM, "min": kernels.MIN, "max": kernels.MAX, "sumsq": kernels.WIDE}
 _NEEDS = {
-    "count": ("count",), "sum": ("sum",), "min": ("min",), "max": ("max",), "mean": ("count", "sum"),
+    "count": ("count",), "sum": ("sum",), "min": ("min",), "max": ("max",), "mean": ("sum", "count"),
     "stddev": ("count", "sum", "sumsq"),
 }  # fmt: skip
 """Partials of its column that a function reads."""
+_FINISHED = {
+    "count": kernels.SUM, "sum": kernels.SUM, "min": kernels.MIN, "max": kernels.MAX, "mean": kernels.MEAN,
+}  # fmt: skip
+"""Functions whose values a compiled loop makes of what was folded, as :func:`folds.finish` does."""
 _EVER = int(np.iinfo(np.int64).max)
-_HEAD = {"count": kernels.COUNT, "ingest": kernels.MAX, "hash": kernels.SUM}
-"""A record's head as a mark: the sum of hashes wraps as an unsigned one does."""
 _Part = tuple[str, int, int]
 """A column of the record, how it is folded, and the greatest age that is read, in hops."""
 
@@ -44,45 +45,105 @@ class Marks:
 Places = NDArray[np.intp] | slice
 TellMarks = Callable[[Places], Marks]
 """The marks of some of the entities that were read."""
+Values = Mapping[str, Floats | list[list[Any] | None]]
 
 
-def merge_table(
-    table: Table, aggregates: Sequence[Aggregate], blobs: Blobs, at: Ints, found: NDArray[np.bool_]
-) -> tuple[Mapping[str, Floats | list[list[Any] | None]], TellMarks]:
-    """Values of a table's features, NaN or ``None`` where not found, and what tells the marks of what made them.
+class Merge:
+    """How some features come out of a table's tiles; what does not depend on the tiles is worked out once."""
 
-    Parameters
-    ----------
-    blobs, at, found : (n,)
-        Per entity: its blob, the instant, whether an event lies in its ttl.
-    """
-    if table.kind == "fixed":
-        return _fixed(table, aggregates, blobs, at, found)
+    def __init__(self, table: Table, aggregates: Sequence[Aggregate]) -> None:
+        self._table, self._aggregates = table, aggregates
+        self._record = codec.record_dtype(table).itemsize if table.kind == "fixed" else 0
+        self._fold = _Fold(table, aggregates) if table.kind == "fixed" else None
+        self._ages = np.array([age for age, _ in self._by_age()], np.int64)
 
-    @cache
-    def tiles() -> list[list[codec.ListTile]]:
-        return [_readable(table, blob, int(instant)) for blob, instant in zip(blobs.listed(), at, strict=True)]
+    def of(self, blobs: Blobs, at: Ints, found: NDArray[np.bool_]) -> tuple[Values, TellMarks]:
+        """Values of the features, NaN or ``None`` where not found, and what tells the marks of what made them.
 
-    values = {aggregate.feature: _lists(table, aggregate, tiles(), at, found) for aggregate in aggregates}
-    return values, lambda places: _marks_of_lists(
-        tiles()[places] if isinstance(places, slice) else [tiles()[place] for place in places]
-    )
+        Parameters
+        ----------
+        blobs, at, found : (n,)
+            Per entity: its blob, the instant, whether an event lies in its ttl.
+        """
+        hops = np.zeros(len(at), np.int64) if self._table.hop_ms is None else at // self._table.hop_ms
+        return self._values(blobs, hops, found), lambda places: self._marks(blobs.take(places), hops[places])
+
+    def _values(self, blobs: Blobs, hops: Ints, found: NDArray[np.bool_]) -> Values:
+        if not self._aggregates:
+            return {}
+        if self._fold is not None:
+            return self._fold.values(blobs, hops, found)
+        if self._table.kind == "distinct":
+            return self._distinct(blobs, hops, found)
+        tiles = [[] if blob is None else codec.unpack_list_tiles(blob) for blob in blobs.listed()]
+        return {one.feature: _lists(self._table, one, tiles, hops, found) for one in self._aggregates}
+
+    def _by_age(self) -> list[tuple[int, Aggregate]]:
+        ages = [(_EVER if one.window_ms is None else one.tiles, one) for one in self._aggregates]
+        return sorted(ages, key=itemgetter(0))
+
+    def _distinct(self, blobs: Blobs, hops: Ints, found: NDArray[np.bool_]) -> Values:
+        taken, powers = kernels.sketches(blobs.raw, blobs.starts, blobs.sizes, hops, self._ages, folds.POWERS)
+        estimates = [folds.estimates(*one) for one in zip(taken, powers, strict=True)]
+        told = zip(self._by_age(), estimates, strict=True)
+        return {one.feature: np.where(found, values, np.nan) for (_, one), values in told}
+
+    def _marks(self, blobs: Blobs, hops: Ints) -> Marks:
+        oldest = _EVER if self._table.hop_ms is None else self._table.keep
+        count, ingest, hashes = kernels.marks(blobs.raw, blobs.starts, blobs.sizes, self._record, hops, oldest)
+        return Marks(count, ingest, hashes.view(np.uint64))
 
 
-def _fixed(
-    table: Table, aggregates: Sequence[Aggregate], blobs: Blobs, at: Ints, found: NDArray[np.bool_]
-) -> tuple[dict[str, Floats], TellMarks]:
-    hops = np.zeros(len(at), np.int64) if table.hop_ms is None else at // table.hop_ms
-    parts = {one.feature: _parts(table, one) for one in aggregates if one.function.half_life_ms is None}
-    folded = _folded(table, blobs, hops, [part for held in parts.values() for part in held.values()])
-    out = {}
-    for aggregate in aggregates:
-        if aggregate.feature in parts:
-            values = folds.finish(aggregate, _merged(parts[aggregate.feature], folded))
-        else:
-            values = _decayed(table, aggregate, blobs, hops)
-        out[aggregate.feature] = np.where(found, values, np.nan)
-    return out, lambda places: _marks(table, blobs.take(places), hops[places])
+class _Fold:
+    """Features of a fixed table: columns folded over windows, then a value made of one or two of the folds."""
+
+    def __init__(self, table: Table, aggregates: Sequence[Aggregate]) -> None:
+        self._table, self._layout = table, codec.record_dtype(table)
+        self._decayed = [one for one in aggregates if one.function.half_life_ms is not None]
+        parts = {one.feature: _parts(table, one) for one in aggregates if one.function.half_life_ms is None}
+        wanted = sorted({part for held in parts.values() for part in held.values()}, key=itemgetter(2))
+        columns = list(dict.fromkeys(part[:2] for part in wanted))
+        self._windows = (
+            np.array([codec.offset_of(self._layout, name) for name, _ in columns], np.int64),
+            np.array([kind for _, kind in columns], np.int64),
+            np.array([columns.index(part[:2]) for part in wanted], np.int64),
+            np.array([age for *_, age in wanted], np.int64),
+        )
+        places = {feature: {kind: wanted.index(part) for kind, part in held.items()} for feature, held in parts.items()}
+        plain = [one for one in aggregates if one.feature in places and one.function.name in _FINISHED]
+        self._wide = [(one, places[one.feature]) for one in aggregates if one.feature in places and one not in plain]
+        self._names = [one.feature for one in plain]
+        needed = [[places[one.feature][kind] for kind in _NEEDS[one.function.name]] for one in plain]
+        self._finished = (
+            np.array([_FINISHED[one.function.name] for one in plain], np.int64),
+            np.array([first for first, *_ in needed], np.int64),
+            np.array([last for *_, last in needed], np.int64),
+            np.array([_scale(one) for one in plain], np.float64),
+        )
+
+    def values(self, blobs: Blobs, hops: Ints, found: NDArray[np.bool_]) -> Values:
+        high, low = kernels.windows(
+            blobs.raw, blobs.starts, blobs.sizes, self._layout.itemsize, hops, *self._windows
+        )  # fmt: skip
+        values = dict(zip(self._names, kernels.finished(high, found, *self._finished), strict=True))
+        for aggregate, places in self._wide:
+            merged = {kind: high[place] for kind, place in places.items()}
+            merged |= {"sumsq_hi": high[places["sumsq"]], "sumsq_lo": low[places["sumsq"]].view(np.uint64)}
+            values[aggregate.feature] = np.where(found, folds.finish(aggregate, merged), np.nan)
+        for aggregate in self._decayed:
+            values[aggregate.feature] = np.where(found, self._weighted(aggregate, blobs, hops), np.nan)
+        return values
+
+    def _weighted(self, aggregate: Aggregate, blobs: Blobs, hops: Ints) -> Floats:
+        column = "count" if aggregate.function.name == "decayed_count" else f"sum_{aggregate.column}"
+        if column == "count" and aggregate.column is not None:
+            column = f"count_{aggregate.column}"
+        kind = kernels.COUNT if column == "count" else kernels.SUM
+        tiles = kernels.tiles(
+            blobs.raw, blobs.starts, blobs.sizes, self._layout.itemsize, hops, aggregate.tiles,
+            codec.offset_of(self._layout, column), kind,
+        )  # fmt: skip
+        return folds.decayed(aggregate, *tiles, len(blobs))
 
 
 def _parts(table: Table, aggregate: Aggregate) -> dict[str, _Part]:
@@ -97,89 +158,23 @@ def _parts(table: Table, aggregate: Aggregate) -> dict[str, _Part]:
     }
 
 
-def _folded(table: Table, blobs: Blobs, hops: Ints, parts: Sequence[_Part]) -> Mapping[_Part, tuple[Ints, Ints]]:
-    """The fold of each part, int64 (n,), and of a wide column its low words."""
-    wanted = sorted(set(parts), key=itemgetter(2))
-    columns = list(dict.fromkeys(part[:2] for part in wanted))
-    layout = codec.record_dtype(table)
-    high, low = kernels.windows(
-        blobs.raw, blobs.starts, blobs.sizes, layout.itemsize, hops,
-        np.array([codec.offset_of(layout, name) for name, _ in columns], np.int64),
-        np.array([kind for _, kind in columns], np.int64),
-        np.array([columns.index(part[:2]) for part in wanted], np.int64),
-        np.array([age for *_, age in wanted], np.int64),
-    )  # fmt: skip
-    return dict(zip(wanted, zip(high, low, strict=True), strict=True))
-
-
-def _merged(parts: Mapping[str, _Part], folded: Mapping[_Part, tuple[Ints, Ints]]) -> dict[str, Ints]:
-    merged = {kind: folded[part][0] for kind, part in parts.items()}
-    if "sumsq" in parts:
-        merged["sumsq_hi"], low = folded[parts["sumsq"]]
-        merged["sumsq_lo"] = low.view(np.uint64)
-    return merged
-
-
-def _decayed(table: Table, aggregate: Aggregate, blobs: Blobs, hops: Ints) -> Floats:
-    column = "count" if aggregate.function.name == "decayed_count" else f"sum_{aggregate.column}"
-    if column == "count" and aggregate.column is not None:
-        column = f"count_{aggregate.column}"
-    layout, kind = codec.record_dtype(table), kernels.COUNT if column == "count" else kernels.SUM
-    tiles = kernels.tiles(
-        blobs.raw,
-        blobs.starts,
-        blobs.sizes,
-        layout.itemsize,
-        hops,
-        aggregate.tiles,
-        codec.offset_of(layout, column),
-        kind,
-    )
-    return folds.decayed(aggregate, *tiles, len(blobs))
-
-
-def _marks(table: Table, blobs: Blobs, hops: Ints) -> Marks:
-    age = _EVER if table.hop_ms is None else table.keep
-    parts = [(name, kind, age) for name, kind in _HEAD.items()]
-    count, ingest, hashes = (_folded(table, blobs, hops, parts)[part][0] for part in parts)
-    return Marks(count, np.where(count > 0, ingest, -1), hashes.view(np.uint64))
-
-
-def _readable(table: Table, blob: bytes | None, at: int) -> list[codec.ListTile]:
-    """Tiles that the table's longest window reads."""
-    tiles = [] if blob is None else codec.unpack_list_tiles(blob)
-    return tiles if table.hop_ms is None else [tile for tile in tiles if at // table.hop_ms - tile.tile <= table.keep]
-
-
-def _marks_of_lists(tiles: Sequence[Sequence[codec.ListTile]]) -> Marks:
-    wrapped = [sum(tile.hash for tile in held) % 2**64 for held in tiles]
-    return Marks(
-        np.array([sum(tile.count for tile in held) for held in tiles], np.int64),
-        np.array([max((tile.ingest for tile in held), default=-1) for held in tiles], np.int64),
-        np.array(wrapped, np.uint64),
-    )
+def _scale(aggregate: Aggregate) -> float:
+    """What a folded number is divided by."""
+    return float(FIXED_SCALE) if aggregate.kind == "fixed" and aggregate.function.name != "count" else 1.0
 
 
 def _lists(
     table: Table,
     aggregate: Aggregate,
     tiles: Sequence[Sequence[codec.ListTile]],
-    at: Ints,
+    hops: Ints,
     found: NDArray[np.bool_],
-) -> Floats | list[list[Any] | None]:
+) -> list[list[Any] | None]:
     payloads = [
-        [tile.payload for tile in held if _inside(table, aggregate, tile.tile, int(instant))] if ok else None
-        for held, instant, ok in zip(tiles, at, found, strict=True)
+        [tile.payload for tile in held if table.hop_ms is None or hop - tile.tile <= aggregate.tiles] if ok else None
+        for held, hop, ok in zip(tiles, hops.tolist(), found, strict=True)
     ]
-    if table.kind == "distinct":
-        return np.array(
-            [np.nan if held is None else folds.estimate(folds.merge_sketches(held)) for held in payloads], np.float64
-        )
     return [None if held is None else _ordered(aggregate, held) for held in payloads]
-
-
-def _inside(table: Table, aggregate: Aggregate, tile: int, at: int) -> bool:
-    return table.hop_ms is None or at // table.hop_ms - tile <= aggregate.tiles
 
 
 def _ordered(aggregate: Aggregate, payloads: Sequence[bytes]) -> list[Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headwater.online.codec import Ints
 from headwater.online.replies import Blobs
@@ -38,6 +39,15 @@ class Names:
         held = self.texts
         return fields.find(
             held.raw, held.starts, held.sizes, self.slots, _SEED, wanted.raw, wanted.starts, wanted.sizes
+        )
+
+    def values(self, values: Blobs, field: NDArray[np.uint8], texts: NDArray[np.uint8], n: int) -> tuple[Ints, Ints]:
+        """Where the values of fields lie that are named by an id and n texts, as :func:`fields.values` has it."""
+        from headwater.online import fields
+
+        held = self.texts
+        return fields.values(
+            held.raw, held.starts, held.sizes, self.slots, _SEED, values.starts, values.sizes, field, texts, n
         )
 
 

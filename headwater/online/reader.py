@@ -86,6 +86,7 @@ class OnlineReader:
             for name, view in self._views.items()
         }
         self._assemblies: dict[str, Assembly] = {}
+        self._merges: dict[tuple[str, tuple[str, ...] | None], list[merge.Merge]] = {}
 
     def read_matrix(
         self,
@@ -130,10 +131,8 @@ class OnlineReader:
         now = self._clock.now_ms() if at is None else at
         columns = {}
         for view, features in assembly.needed.items():
-            repeats = len(reads[view].found) < n
             for feature in features:
-                values = _scalars(view, feature, reads[view])
-                columns[view, feature] = values[rows[view]] if repeats else values
+                columns[view, feature] = _of_rows(_scalars(view, feature, reads[view]), rows[view])
         inputs = {REQUEST_TIME: np.full(n, now, np.int64), **(request or {})}
         return Matrix(assembly.matrix(columns, inputs, n), assembly.names, now, reads, rows)
 
@@ -234,7 +233,7 @@ class OnlineReader:
         features: Collection[str] | None,
     ) -> ViewRead:
         tables = [(table, replies[view.name, table.id]) for table in view.tables]
-        newest = np.max([codec.newest(blobs) for _, blobs in tables], axis=0)
+        newest = codec.newest([blobs for _, blobs in tables])
         if at is not None and bool((newest >= at).any()):
             worst = int(np.argmax(newest))
             raise NotAnswerableError(
@@ -247,25 +246,44 @@ class OnlineReader:
         found &= newest >= 0
         values: dict[str, Values] = {}
         marks: dict[str, merge.TellMarks] = {}
-        for table, blobs in tables:
-            wanted = [
-                aggregate
-                for aggregate in view.aggregates
-                if aggregate.table == table.id and (features is None or aggregate.feature in features)
-            ]
-            merged, marks[table.id] = merge.merge_table(table, wanted, blobs, instants, found)
+        for merging, (table, blobs) in zip(self._merges_of(view, features), tables, strict=True):
+            merged, marks[table.id] = merging.of(blobs, instants, found)
             values.update(merged)
         return ViewRead(values, found, instants, newest, keys, marks)
+
+    def _merges_of(self, view: View, features: Collection[str] | None) -> list[merge.Merge]:
+        """How each table of a view gives some of its features, all by default."""
+        asked = (view.name, None if features is None else tuple(features))
+        if asked not in self._merges:
+            wanted = [one for one in view.aggregates if features is None or one.feature in features]
+            self._merges[asked] = [
+                merge.Merge(table, [one for one in wanted if one.table == table.id]) for table in view.tables
+            ]
+        return self._merges[asked]
 
 
 def _factorise(columns: Sequence[Sequence[str]]) -> tuple[Sequence[Key], NDArray[np.intp]]:
     """Distinct keys in order of appearance, and the place of each row's key among them."""
-    keys: Sequence[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-    if len(set(keys)) == len(keys):
-        return Keys(columns), np.arange(len(keys))
+    n = len(columns[0])
+    varies = [not n or column.count(column[0]) < n for column in columns]
+    varying = list(compress(columns, varies))
+    if not varying:
+        return Keys([column[:1] for column in columns]), np.zeros(n, np.intp)
+    keys: Sequence[Any] = varying[0] if len(varying) == 1 else list(zip(*varying, strict=True))
+    if len(set(keys)) == n:
+        return Keys(columns), np.arange(n)
     place = {key: at for at, key in enumerate(dict.fromkeys(keys))}
-    rows = np.fromiter(map(place.__getitem__, keys), np.intp, len(keys))
-    return Keys([list(place)] if len(columns) == 1 else list(zip(*place, strict=True))), rows
+    rows = np.fromiter(map(place.__getitem__, keys), np.intp, n)
+    distinct = iter([list(place)] if len(varying) == 1 else list(zip(*place, strict=True)))
+    told = zip(columns, varies, strict=True)
+    return Keys([next(distinct) if other else [column[0]] * len(place) for column, other in told]), rows
+
+
+def _of_rows(values: Floats, rows: NDArray[np.intp]) -> Floats:
+    """Values of distinct entities for each row, whose places among them are given."""
+    if len(values) == 1:
+        return values.repeat(len(rows))
+    return values if len(values) == len(rows) else values[rows]
 
 
 def _ready_made(view: BatchView, keys: Sequence[Key], blobs: Blobs, now: int, at: int | None) -> ViewRead:

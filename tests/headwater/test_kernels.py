@@ -5,10 +5,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from headwater import folds
 from headwater.online import codec, kernels
 from headwater.online.replies import Blobs
 from headwater.online.wire import pack
-from headwater.plan import HOUR_MS, Partial, Table
+from headwater.plan import HOUR_MS, Aggregate, Function, Partial, Table
 
 TABLE = Table(
     id="11" * 8, kind="fixed", hop_ms=HOUR_MS, keep=50,
@@ -97,6 +98,101 @@ def test_tiles_are_totals_of_both_slots_oldest_first(held, column, oldest, data)
         codec.offset_of(LAYOUT, column), COLUMNS[column],
     )  # fmt: skip
     assert list(zip(*(part.tolist() for part in found), strict=True)) == expected
+
+
+@given(entities(), st.integers(-5, 70), st.data())
+@settings(max_examples=200, deadline=None)
+def test_marks_are_sums_over_the_records_young_enough(held, oldest, data):
+    now = [data.draw(st.integers(-40, 40)) for _ in held]
+    expected = []
+    for owner, records in enumerate(held):
+        records = np.zeros(0, LAYOUT) if records is None else records
+        young = records[now[owner] - records["tile"].astype(int) <= oldest]
+        count = int(young["count"].astype(np.int64).sum())
+        hashes = wrapped(sum(int(one) for one in young["hash"]))
+        expected.append((count, int(young["ingest"].max()) if count else -1, hashes))
+    blobs = blobs_of(held)
+    found = kernels.marks(
+        blobs.raw, blobs.starts, blobs.sizes, LAYOUT.itemsize, np.array(now, np.int64), oldest
+    )  # fmt: skip
+    assert list(zip(*(part.tolist() for part in found), strict=True)) == expected
+
+
+def registers():
+    """A sketch of anything: few registers, ranks as they come and as they hardly ever do."""
+    ranks = st.one_of(st.integers(1, 12), st.integers(1, 53))
+    few = st.dictionaries(st.one_of(st.integers(0, 9), st.integers(0, 4095)), ranks, max_size=12)
+    return few.map(lambda held: b"".join(at.to_bytes(2, "little") + bytes([held[at]]) for at in sorted(held)))
+
+
+@st.composite
+def sketched(draw):
+    """Tiles of sketches, newest first, of a few entities, some without a blob."""
+    tile = st.tuples(
+        st.integers(-30, 30), registers(), st.integers(1, 9), st.integers(0, 99), st.integers(0, 2**64 - 1)
+    )
+    return draw(st.lists(st.none() | st.lists(tile, max_size=5).map(lambda one: sorted(one, key=lambda t: -t[0])),
+                         min_size=1, max_size=4))  # fmt: skip
+
+
+def blobs_of_lists(held):
+    def packed(tile, payload, count, ingest, digest):
+        head = np.array([(tile, codec.LIVE, count, ingest, ingest, digest)], codec.HEAD)
+        return head.tobytes() + len(payload).to_bytes(4, "little") + payload
+
+    return Blobs.of([None if one is None else codec.HEADER.pack(1, 0) + b"".join(packed(*t) for t in one)
+                     for one in held])  # fmt: skip
+
+
+@given(sketched(), st.lists(st.integers(-70, 70), max_size=4), st.data())
+@settings(max_examples=300, deadline=None)
+def test_sketches_estimate_as_those_merged_one_by_one(held, ages, data):
+    now, ages = [data.draw(st.integers(-40, 40)) for _ in held], sorted(ages)
+    blobs = blobs_of_lists(held)
+    taken, powers = kernels.sketches(
+        blobs.raw, blobs.starts, blobs.sizes, np.array(now, np.int64), np.array(ages, np.int64), folds.POWERS
+    )
+    for window, age in enumerate(ages):
+        young = [[tile[1] for tile in one or () if at - tile[0] <= age] for at, one in zip(now, held, strict=True)]
+        expected = [folds.estimate(folds.merge_sketches(payloads)) for payloads in young]
+        assert folds.estimates(taken[window], powers[window]).tolist() == expected, age
+
+
+@given(sketched(), st.integers(-70, 70), st.data())
+@settings(max_examples=200, deadline=None)
+def test_marks_of_lists_are_sums_over_the_tiles_young_enough(held, oldest, data):
+    now = [data.draw(st.integers(-40, 40)) for _ in held]
+    blobs = blobs_of_lists(held)
+    found = kernels.marks(blobs.raw, blobs.starts, blobs.sizes, 0, np.array(now, np.int64), oldest)
+    young = [[tile for tile in one or () if at - tile[0] <= oldest] for at, one in zip(now, held, strict=True)]
+    assert found[0].tolist() == [sum(tile[2] for tile in one) for one in young]
+    assert found[1].tolist() == [max((tile[3] for tile in one), default=-1) for one in young]
+    assert found[2].tolist() == [wrapped(sum(tile[4] for tile in one)) for one in young]
+
+
+NUMBERS = st.one_of(st.sampled_from([0, 1, codec.EMPTY_MIN, codec.EMPTY_MAX]), st.integers(-(2**63), 2**63 - 1))
+
+
+@given(
+    st.sampled_from(["count", "sum", "min", "max", "mean"]), st.sampled_from(["fixed", "int"]),
+    st.lists(st.tuples(NUMBERS, st.integers(0, 2**40), st.booleans()), max_size=6),
+)  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_values_are_finished_as_everywhere(name, kind, rows):
+    first, counts, found = (np.array(column, np.int64) for column in zip(*rows, strict=True)) if rows else ([],) * 3
+    first, counts, found = np.array(first, np.int64), np.array(counts, np.int64), np.array(found, bool)
+    aggregate = Aggregate(
+        feature="one", function=Function(name=name), column="amount", kind=kind, window_ms=HOUR_MS, hop_ms=HOUR_MS,
+        table=TABLE.id,
+    )  # fmt: skip
+    merged = {"mean": {"sum": first, "count": counts}}.get(name, {name: first})
+    expected = np.where(found, folds.finish(aggregate, merged), np.nan)
+    made = kernels.finished(
+        np.stack([first, counts]), found,
+        np.array([{"min": kernels.MIN, "max": kernels.MAX, "mean": kernels.MEAN}.get(name, kernels.SUM)]),
+        np.array([0]), np.array([1]), np.array([1e6 if kind == "fixed" and name != "count" else 1.0]),
+    )  # fmt: skip
+    assert np.array_equal(made[0], expected, equal_nan=True)
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1), st.binary())
