@@ -11,7 +11,6 @@ made metrics of when Prometheus asks.
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,9 +108,8 @@ def _nulls(reads: Mapping[str, ViewRead]) -> tuple[NDArray[np.int64], NDArray[np
     """Values and nulls of each feature, (n_features,)."""
     columns = [_floats(values) for read in reads.values() for values in read.values.values()]
     sizes = np.array([len(column) for column in columns], np.int64)
-    empty = np.isnan(np.concatenate(columns))
-    edges = [0, *np.cumsum(sizes).tolist()]
-    return sizes, np.array([np.count_nonzero(empty[begin:end]) for begin, end in pairwise(edges)], np.int64)
+    before = np.append(0, np.cumsum(np.isnan(np.concatenate(columns))))  # nulls before each value, and in all
+    return sizes, np.diff(before[np.append(0, np.cumsum(sizes))])
 
 
 def _floats(values: Values) -> NDArray[np.float64]:

@@ -324,7 +324,7 @@ class Funnel:
         self, request: Request, surface: Surface, eligible: Candidates, scores: Floats, pinned: Mapping[int, int],
         seed: int,
     ) -> Arranged:  # fmt: skip
-        free = np.setdiff1d(np.arange(len(eligible)), [*pinned.values()])
+        free = np.delete(np.arange(len(eligible)), [*pinned.values()])
         catalogue, items = self.bundle.catalogue, eligible.items[free]
         groups = np.array([catalogue.groups(name)[items] for name in surface.caps], np.int32)
         caps = groups.reshape(len(surface.caps), len(items)), np.array([*surface.caps.values()], np.int32)
@@ -351,8 +351,8 @@ class Funnel:
         trace: Trace,
     ) -> Ranked:
         catalogue, rows = self.bundle.catalogue, shown.tolist()
-        values = [None] * len(rows) if features is None else [*features.values[shown]]
-        sources = [eligible.of(row) for row in rows]
+        values = [None] * len(rows) if features is None else features.values[shown].tolist()
+        sources = eligible.of(shown)
         attributes = [catalogue.attributes(item) for item in eligible.items[shown].tolist()]
         none: list[tuple[str, ...]] = [()] * len(rows)
         reasons = trace.attempt("reasons", lambda: [*map(self.reasons.of, values, sources, attributes)], lambda: none)

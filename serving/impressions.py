@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from headwater import topics
 from headwater.errors import UnavailableError
 from headwater.log import get_logger
+from headwater.online.keys import taken
 from headwater.online.merge import Marks
 from headwater.online.reader import Matrix, ViewRead
 from serving.contracts import Ranked, Request
@@ -46,6 +47,10 @@ BATCH = 200
 SENT_S = 10.0
 """Longer than a delivery may take, after which it has failed."""
 TURN_S = 0.1
+GATHERED_S = 0.1
+"""How long impressions are gathered, to be sent as one batch: a batch costs the log as much as one record."""
+ASIDE_S = 0.0005
+"""Between two records, so that a request which waits for the interpreter has it."""
 PAUSE_S, MOST_PAUSE_S = 0.5, 8.0
 
 
@@ -110,6 +115,7 @@ class ImpressionLog:
         self._resent: list[Future[None]] = []
         self._again_at, self._pause_s = 0.0, PAUSE_S
         self._queue: queue.Queue[Impression | None] = queue.Queue(queued)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="impressions", daemon=True)
         self._thread.start()
 
@@ -121,6 +127,7 @@ class ImpressionLog:
 
     def close(self) -> None:
         """Write what is queued; what Kafka does not take is kept for the next start."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join()
 
@@ -146,6 +153,7 @@ class ImpressionLog:
             return []
         if first is None:
             return None
+        self._closing.wait(GATHERED_S)
         batch = [first]
         while len(batch) < BATCH and not self._queue.empty() and (more := self._queue.queue[0]) is not None:
             self._queue.get()
@@ -159,6 +167,7 @@ class ImpressionLog:
             self._telemetry.impression("failed")
             log.error("impression_failed", exc_info=error)
             return None
+        self._closing.wait(ASIDE_S)
         return Record(impression.request.user_id, value, impression.at_ms)
 
     def _refused(self, records: Sequence[Record]) -> list[Record]:
@@ -203,6 +212,7 @@ def document(impression: Impression) -> dict[str, Any]:
     shown, propensity = impression.shown.rows, impression.shown.propensity.tolist()
     others, probability = sample(len(impression.item_ids), shown, impression.ranked.request_id)
     rows = np.concatenate([shown, others])
+    told = _rows(impression, rows)
     request, ranked = impression.request, impression.ranked
     return {
         "request_id": ranked.request_id,
@@ -220,11 +230,11 @@ def document(impression: Impression) -> dict[str, Any]:
         "policy": impression.shown.policy,
         "propensity": float(np.prod(propensity)),
         "items": [
-            {**_row(impression, row), "position": at, "propensity": propensity[at - 1]}
-            for at, row in enumerate(shown.tolist(), start=1)
+            {**row, "position": at, "propensity": propensity[at - 1]}
+            for at, row in enumerate(told[: len(shown)], start=1)
         ],
         "candidates": len(impression.item_ids),
-        "others": [{**_row(impression, int(row)), "probability": probability} for row in others],
+        "others": [{**row, "probability": probability} for row in told[len(shown) :]],
         "shadow": None if impression.shade is None else _shadow(impression.shade, shown, others),
         "views": {} if impression.features is None else _views(impression.features, rows),
     }
@@ -247,15 +257,16 @@ def seed_of(request_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest(), "little")
 
 
-def _row(impression: Impression, row: int) -> dict[str, Any]:
-    features = impression.features
-    return {
-        "item_id": impression.item_ids[row],
-        "score": float(impression.scores[row]),
-        "sources": list(impression.candidates.of(row)),
-        "drawn": impression.candidates.drawn(row),
-        "features": None if features is None else _numbers(features.values[row]),
-    }
+def _rows(impression: Impression, rows: NDArray[np.intp]) -> list[dict[str, Any]]:
+    """What is told of each logged candidate."""
+    features, candidates = impression.features, impression.candidates
+    vectors = [None] * len(rows) if features is None else _numbers(features.values[rows])
+    scores, sources, drawn = impression.scores[rows].tolist(), candidates.of(rows), candidates.drawn(rows)
+    told = zip(rows.tolist(), scores, sources, drawn, vectors, strict=True)
+    return [
+        {"item_id": impression.item_ids[row], "score": score, "sources": names, "drawn": chance, "features": vector}
+        for row, score, names, chance, vector in told
+    ]
 
 
 def _shadow(shade: Shade, shown: NDArray[np.intp], others: NDArray[np.intp]) -> dict[str, Any] | None:
@@ -265,11 +276,11 @@ def _shadow(shade: Shade, shown: NDArray[np.intp], others: NDArray[np.intp]) -> 
     return {"bundle_version": shade.version, "items": _numbers(scores[shown]), "others": _numbers(scores[others])}
 
 
-def _numbers(vector: NDArray[np.float32]) -> list[float | None]:
+def _numbers(numbers: NDArray[np.float32]) -> list[Any]:
     """JSON has no NaN; a float32 written as the float64 it equals reads back bit for bit."""
-    values: list[float | None] = vector.tolist()
-    for at in np.flatnonzero(~np.isfinite(vector)).tolist():
-        values[at] = None
+    values: list[Any] = numbers.tolist()
+    for *row, at in np.argwhere(~np.isfinite(numbers)).tolist():
+        (values[row[0]] if row else values)[at] = None
     return values
 
 
@@ -281,7 +292,7 @@ def _view(view: ViewRead, places: NDArray[np.intp]) -> dict[str, Any]:
     """Lay out one view; a hash is sixteen hexadecimal digits, since 64 bits are more than a JSON reader may keep."""
     held, rows = np.unique(places, return_inverse=True)
     return {
-        "keys": [list(view.keys[place]) for place in held],
+        "keys": taken(view.keys, held.tolist()),
         "at": view.at[held].tolist(),
         "newest": view.newest[held].tolist(),
         "marks": {table: _marks(marks) for table, marks in view.marks_of(held).items()},

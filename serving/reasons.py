@@ -1,10 +1,8 @@
 """Why an item is shown, in words for the user: rules over its features, then what its source says."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from serving.surfaces import Reason
 
@@ -20,7 +18,7 @@ class Reasons:
     columns: Mapping[str, int]
 
     def of(
-        self, features: NDArray[np.float32] | None, sources: Sequence[str], attributes: Mapping[str, str]
+        self, features: Sequence[float] | None, sources: Sequence[str], attributes: Mapping[str, str]
     ) -> tuple[str, ...]:
         """At most two reasons: the first rule that holds for each feature, else what the first sources say.
 
@@ -37,8 +35,8 @@ class Reasons:
         from_sources = [self.by_source[source] for source in sources if source in self.by_source]
         return tuple(dict.fromkeys([*given.values(), *([] if given else from_sources)]))[:AT_MOST]
 
-    def _value(self, feature: str, features: NDArray[np.float32] | None) -> float | None:
+    def _value(self, feature: str, features: Sequence[float] | None) -> float | None:
         if features is None or feature not in self.columns:
             return None
-        value = float(features[self.columns[feature]])
-        return None if np.isnan(value) else value
+        value = features[self.columns[feature]]
+        return None if math.isnan(value) else value

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from math import prod
 from typing import ClassVar
 
@@ -82,19 +83,21 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.items)
 
-    def of(self, row: int) -> tuple[str, ...]:
-        """Sources that proposed the item."""
-        return tuple(name for name, here in zip(self.names, self.proposed[row], strict=True) if here)
+    def of(self, rows: NDArray[np.intp]) -> list[tuple[str, ...]]:
+        """Sources that proposed each of some items."""
+        return [tuple(compress(self.names, here)) for here in self.proposed[rows].tolist()]
 
     def of_any(self, names: Collection[str]) -> NDArray[np.bool_]:
         """Which items at least one of these sources proposed (n,)."""
         asked = np.array([name in names for name in self.names], np.bool_)
         return np.asarray(self.proposed[:, asked].any(1))
 
-    def drawn(self, row: int) -> float:
-        """Probability that the item is a candidate: 1 unless only sources that draw proposed it."""
-        missed = [1.0 - self.chances.get(name, 1.0) for name in self.of(row)]
-        return 1.0 - prod(missed) if missed else 1.0
+    def drawn(self, rows: NDArray[np.intp]) -> list[float]:
+        """Probability that each of some items is a candidate: 1 unless only sources that draw proposed it."""
+        if not self.chances:
+            return [1.0] * len(rows)
+        missed = [[1.0 - self.chances.get(name, 1.0) for name in names] for names in self.of(rows)]
+        return [1.0 - prod(each) if each else 1.0 for each in missed]
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Candidates":
         """Some of them, in the order of ``rows``."""

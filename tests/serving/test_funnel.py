@@ -264,7 +264,7 @@ class TestSources:
     def test_each_item_is_kept_once_with_all_who_proposed_it(self):
         mixed = blend({"a": np.array([3, 1], np.int32), "b": np.array([1, 9], np.int32)})
         assert mixed.items.tolist() == [3, 1, 9]
-        assert [mixed.of(row) for row in range(3)] == [("a",), ("a", "b"), ("b",)]
+        assert mixed.of(np.arange(3)) == [("a",), ("a", "b"), ("b",)]
         assert mixed.fused.tolist() == pytest.approx([1 / 61, 1 / 62 + 1 / 61, 1 / 62])
 
     def test_nothing_proposed_is_an_empty_list(self):
