@@ -49,8 +49,6 @@ SENT_S = 10.0
 TURN_S = 0.1
 GATHERED_S = 0.1
 """How long impressions are gathered, to be sent as one batch: a batch costs the log as much as one record."""
-ASIDE_S = 0.0005
-"""Between two records, so that a request which waits for the interpreter has it."""
 PAUSE_S, MOST_PAUSE_S = 0.5, 8.0
 
 
@@ -115,7 +113,6 @@ class ImpressionLog:
         self._resent: list[Future[None]] = []
         self._again_at, self._pause_s = 0.0, PAUSE_S
         self._queue: queue.Queue[Impression | None] = queue.Queue(queued)
-        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="impressions", daemon=True)
         self._thread.start()
 
@@ -127,14 +124,13 @@ class ImpressionLog:
 
     def close(self) -> None:
         """Write what is queued; what Kafka does not take is kept for the next start."""
-        self._closing.set()
         self._queue.put(None)
         self._thread.join()
 
     def _write(self) -> None:
-        while (batch := self._next()) is not None:
-            self._telemetry.shadow("late", settle(impression.shade for impression in batch))
-            records = [record for impression in batch if (record := self._record(impression)) is not None]
+        more = True
+        while more:
+            records, more = self._next()
             for record in records if self._spill else self._refused(records):
                 kept = self._spill is not None and self._spill.add(record)
                 self._telemetry.impression("spilled" if kept else "dropped")
@@ -145,20 +141,27 @@ class ImpressionLog:
             self._settle(self._spill)
             self._spill.close()
 
-    def _next(self) -> list[Impression] | None:
-        """What is queued, at most ``BATCH``; ``None`` at the end."""
-        try:
-            first = self._queue.get(timeout=TURN_S if self._spill else None)
-        except queue.Empty:
-            return []
-        if first is None:
-            return None
-        self._closing.wait(GATHERED_S)
-        batch = [first]
-        while len(batch) < BATCH and not self._queue.empty() and (more := self._queue.queue[0]) is not None:
-            self._queue.get()
-            batch.append(more)
-        return batch
+    def _next(self) -> tuple[list[Record], bool]:
+        """Records of what comes within a while of the first, at most ``BATCH``, and whether any can follow.
+
+        Each is made as it comes, so that no request waits for those of many; where the shadow still scores, at last.
+        """
+        gathered: list[Record | Impression | None] = []
+        patience, until, more = (TURN_S if self._spill else None), 0.0, True
+        while more and len(gathered) < BATCH:
+            try:
+                impression = self._queue.get(timeout=patience)
+            except queue.Empty:
+                break
+            if impression is None:
+                more = False
+            else:
+                gathered.append(self._record(impression) if impression.shade is None else impression)
+            until = until or time.monotonic() + GATHERED_S
+            patience = max(0.0, until - time.monotonic())
+        self._telemetry.shadow("late", settle(one.shade for one in gathered if isinstance(one, Impression)))
+        records = [self._record(one) if isinstance(one, Impression) else one for one in gathered]
+        return [record for record in records if record is not None], more
 
     def _record(self, impression: Impression) -> Record | None:
         try:
@@ -167,7 +170,6 @@ class ImpressionLog:
             self._telemetry.impression("failed")
             log.error("impression_failed", exc_info=error)
             return None
-        self._closing.wait(ASIDE_S)
         return Record(impression.request.user_id, value, impression.at_ms)
 
     def _refused(self, records: Sequence[Record]) -> list[Record]:
