@@ -135,12 +135,21 @@ class Served:
 
 @contextlib.contextmanager
 def serving(settings: Settings, workers: int = 1) -> Iterator[Served]:
-    """``headwater serve`` as a process of its own."""
+    """``headwater serve`` as a process of its own, whose items' features are in memory."""
     several = settings.model_copy(update={"serve_workers": workers})
-    began = time.monotonic()
+    began, since = time.monotonic(), time.time()
     with running(several, SERVER) as started:
         wait(lambda: is_marked(several, "serve", started.pid), started, "the server's start", 300)
-        yield Served(several, started, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        wait(lambda: _mirrored(several, since), started, "the items' features", 300)
+        yield Served(several, started, seconds)
+
+
+def _mirrored(settings: Settings, since: float) -> bool:
+    """Whether rows of all items have been put in their place since an instant, epoch s."""
+    with suppress(FileNotFoundError):  # one of an earlier server was deleted meanwhile
+        return any(path.stat().st_ctime > since for path in (settings.run_dir / "items").glob("*.rows"))
+    return False
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -47,8 +47,11 @@ BATCH = 200
 SENT_S = 10.0
 """Longer than a delivery may take, after which it has failed."""
 TURN_S = 0.1
-GATHERED_S = 0.1
-"""How long impressions are gathered, to be sent as one batch: a batch costs the log as much as one record."""
+GATHERED_S = 0.04
+"""How long records are gathered, to be sent as one batch, which costs the log as much as one record.
+
+In 0.1 s so many come together that requests wait while they are packed: p99 15 ms instead of 12.
+"""
 PAUSE_S, MOST_PAUSE_S = 0.5, 8.0
 
 

@@ -7,7 +7,7 @@ forgetting a user is one DEL. The project hash has a fixed length: no project's 
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import overload
 
@@ -38,6 +38,9 @@ class Keys(Sequence[Key]):
 
     def __len__(self) -> int:
         return len(self.columns[0])
+
+    def __iter__(self) -> Iterator[Key]:
+        return zip(*self.columns, strict=True)
 
     @overload
     def __getitem__(self, at: int) -> Key: ...
@@ -76,6 +79,7 @@ def rest_of_key(values: Sequence[str]) -> bytes:
 
 def rests_of_keys(keys: Sequence[Sequence[str]]) -> list[bytes]:
     """:func:`rest_of_key` of every key without its first value."""
+    keys = list(keys)
     if any(len(key) != 2 for key in keys):
         return [rest_of_key(key[1:]) for key in keys]
     return [_size(len(value)) + value for value in encoded([key[1] for key in keys])]
