@@ -208,6 +208,7 @@ class Funnel:
             lambda: self.state.read(request.user_id),
             lambda: self.state.unknown(request.user_id),
             self.store,
+            here=True,
         )
 
     def _asked_for(self, request: Request) -> Mapping[str, Ints]:
@@ -290,6 +291,7 @@ class Funnel:
             lambda: self.features.read_matrix(self.names.ranker, entities, items=eligible.items, held=user.held),
             lambda: None,
             self.store,
+            here=True,
         )
         if matrix is not None:
             self.telemetry.features(matrix.views)

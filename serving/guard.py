@@ -1,4 +1,4 @@
-"""Parts that may keep a request waiting: asked in threads of their own, within the request's time or not at all.
+"""Parts that may keep a request waiting: asked within the request's time or not at all, most in threads of their own.
 
 A part that fails or is late is not asked for a pause, which doubles from 0.1 s to 2 s while it stays away. Then one
 call is made for which nobody waits, and if that ends well the part is asked again (a circuit breaker: Nygard, *Release
@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from headwater.errors import UnavailableError
+from headwater.online.connect import UnreadyError, within
 
 T = TypeVar("T")
 PAUSE_S, MOST_PAUSE_S = 0.1, 2.0
@@ -63,8 +65,14 @@ class Guard:
         self._fair_s = math.inf
         self._why = ""
 
-    def ask(self, work: Callable[[], T], deadline: Deadline | None) -> T:
+    def ask(self, work: Callable[[], T], deadline: Deadline | None, here: bool = False) -> T:
         """Do the work in at most half of the time that is left; here and now where there is no deadline.
+
+        Parameters
+        ----------
+        here
+            The work asks the online store and nothing else, and can be done again: while the store is well it is done
+            in the caller's thread, for as long as :func:`headwater.online.connect.within` lets it.
 
         Raises
         ------
@@ -73,7 +81,24 @@ class Guard:
         UnavailableError
             The part is known to be away, so it was not asked; or what the work raises.
         """
-        return work() if deadline is None else self.start(work).result(deadline)
+        if deadline is None:
+            return work()
+        if here and not self._failures:
+            with suppress(UnreadyError):
+                return self._done_here(work, deadline.share())
+        return self.start(work).result(deadline)
+
+    def _done_here(self, work: Callable[[], T], patience_s: float) -> T:
+        began = time.monotonic()
+        try:
+            with within(patience_s):
+                return work()
+        except _GONE as error:
+            if (waited_s := time.monotonic() - began) >= patience_s:
+                raise self.late(waited_s) from error
+            with self._lock:
+                self._trip(str(error))
+            raise
 
     def start(self, work: Callable[[], T]) -> "Asked[T]":
         """Begin the work, whose result is asked for later.

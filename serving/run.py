@@ -41,19 +41,22 @@ class Trace:
     degraded: list[str] = field(default_factory=list)
 
     def attempt(
-        self, stage: str, work: Callable[[], _T], otherwise: Callable[[], _T], guard: Guard | None = None
-    ) -> _T:
+        self, stage: str, work: Callable[[], _T], otherwise: Callable[[], _T], guard: Guard | None = None,
+        here: bool = False,
+    ) -> _T:  # fmt: skip
         """Do the stage's work, or if that fails in any way, or its time is over, what is simpler.
 
         Parameters
         ----------
         guard
             Of a part that may keep the request waiting.
+        here
+            As :meth:`Guard.ask` has it.
         """
         try:
             with self.telemetry.stage(stage):
                 self._require_time(stage)
-                return work() if guard is None else guard.ask(work, self.deadline)
+                return work() if guard is None else guard.ask(work, self.deadline, here)
         except Exception as error:
             self.degraded.append(stage)
             self.telemetry.degraded(stage, error)

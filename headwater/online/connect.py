@@ -4,7 +4,10 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,10 +20,45 @@ from headwater.errors import UnavailableError
 from headwater.settings import shown_url
 
 _TIMEOUTS = {"socket_connect_timeout": 5.0, "socket_timeout": 30.0}
+_until: ContextVar[float | None] = ContextVar("until", default=None)
 
 
 class StoreUnavailableError(UnavailableError, redis.ConnectionError):
     """The online store does not answer; it can be caught as ours and as the client's."""
+
+
+class UnreadyError(Exception):
+    """What is asked would take longer than a look at an open connection: nothing was sent."""
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Have what this thread asks of the store answered in so many seconds, or fail as where it does not answer.
+
+    Raises
+    ------
+    UnreadyError
+        There is no open connection, or the store is a cluster or not known to be none: that can take longer.
+    """
+    token = _until.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _until.reset(token)
+
+
+def limit(source: socket.socket, usual_s: float | None) -> bool:
+    """Set how long the connection waits: what is left of :func:`within`, else as usual; whether it is the former."""
+    if (until := _until.get()) is None:
+        source.settimeout(usual_s)
+        return False
+    source.settimeout(max(0.001, until - time.monotonic()))
+    return True
+
+
+def is_hurried() -> bool:
+    """Whether this thread asks :func:`within` a time."""
+    return _until.get() is not None
 
 
 def unavailable(client: redis.Redis, error: BaseException) -> StoreUnavailableError:
@@ -74,6 +112,11 @@ class Store(redis.Redis):
         self._asked = False
         self._cluster: Any = None  # redis-py's cluster client is untyped
         self._asking = threading.Lock()
+
+    @property
+    def is_one_server(self) -> bool:
+        """Whether it is known to be no cluster."""
+        return self._asked and self._cluster is None
 
     @property
     def as_cluster(self) -> Any:

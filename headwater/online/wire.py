@@ -10,7 +10,7 @@ import redis
 from numpy.typing import NDArray
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from headwater.online.connect import Store, unavailable, waits
+from headwater.online.connect import Store, UnreadyError, is_hurried, limit, unavailable, waits
 from headwater.online.nodes import ask, ask_each
 from headwater.online.replies import Blobs, Replies
 
@@ -70,7 +70,11 @@ class Wire:
     @property
     def cluster(self) -> Any:
         """The ``RedisCluster`` whose nodes have to be asked for a key each, ``None`` where one server has all keys."""
-        return self._client.as_cluster if isinstance(self._client, Store) else None
+        if not isinstance(self._client, Store):
+            return None
+        if is_hurried() and not self._client.is_one_server:
+            raise UnreadyError
+        return self._client.as_cluster
 
     def send(self, commands: Sequence[bytes], keys: Sequence[bytes]) -> list[Any]:
         """Replies to packed commands, in order; errors as :meth:`exchange` has them.
@@ -118,8 +122,9 @@ class Wire:
         except (RedisError, OSError) as error:
             raise unavailable(self._client, error) from error
         try:
+            hurried = limit(connection._sock, connection.socket_timeout)
             connection.send_packed_command([packed])
-            replies = Replies(connection._sock)
+            replies = Replies(connection._sock, hurried)
             found = read(replies)
         except BaseException as error:
             connection.disconnect()  # what is left of the replies must not be read as another call's
@@ -141,6 +146,8 @@ class Wire:
                 return connection
             connection.disconnect()
             self._pool.release(connection)
+        if is_hurried():
+            raise UnreadyError
         return self._pool.get_connection()
 
     def _asked(self, cluster: Any, work: Callable[[], list[Any]]) -> list[Any]:

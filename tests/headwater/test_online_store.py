@@ -1,6 +1,7 @@
 """Tiles written in any order, read at one instant, against the semantics word for word."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from headwater.clock import ManualClock
 from headwater.errors import DataError, NotAnswerableError, UnavailableError
 from headwater.events import event_hash
 from headwater.online import codec
+from headwater.online.connect import UnreadyError, connect, within
 from headwater.online.erase import Erased, erase_entity
 from headwater.online.keys import encoded, entity_key, project_prefix, rest_of_key, rests_of_keys
 from headwater.online.reader import OnlineReader
@@ -230,6 +232,37 @@ def test_an_unreachable_store_is_named():
     client = redis.Redis(port=1, socket_timeout=1)
     with pytest.raises(UnavailableError, match="headwater up"):
         OnlineReader(client, plan(), ManualClock(0)).read_views({VIEW.name: [("ann",)]})
+
+
+class TestWithinATime:
+    @pytest.fixture
+    def reader(self, valkey):
+        with connect(valkey, socket_timeout=20) as client:
+            yield OnlineReader(client, plan(), ManualClock(0))
+
+    def test_a_store_that_does_not_answer_keeps_nobody_longer(self, reader, valkey_client):
+        reader.read_entity("user_id", "ann")
+        with within(0.2):
+            assert not len(reader.read_entity("user_id", "ann").fields)
+        valkey_client.client_pause(1_000, all=True)
+        began = time.monotonic()
+        with within(0.2), pytest.raises(UnavailableError, match="timed out"):
+            reader.read_entity("user_id", "ann")
+        assert 0.1 < time.monotonic() - began < 0.9
+        assert not len(reader.read_entity("user_id", "ann").fields)  # whose timeout is the client's again
+
+    def test_where_a_connection_has_to_be_opened_nothing_is_asked(self, reader):
+        for _ in range(2):  # whether it is a cluster is not known, then it is
+            with within(5), pytest.raises(UnreadyError):
+                reader.read_entity("user_id", "ann")
+            reader._wire.cluster  # noqa: B018
+
+    def test_of_a_cluster_nothing_is_asked(self, valkey_cluster_url):
+        with connect(valkey_cluster_url) as client:
+            reader = OnlineReader(client, plan(), ManualClock(0))
+            reader.read_entity("user_id", "ann")
+            with within(5), pytest.raises(UnreadyError):
+                reader.read_entity("user_id", "ann")
 
 
 TASTE = PROFILE.model_copy(update={"name": "taste", "join_keys": ("user_id", "shop", "item_id"), "id": "55" * 8})

@@ -9,6 +9,7 @@ from hypothesis import settings as tries
 from hypothesis import strategies as st
 
 from headwater.errors import UnavailableError
+from headwater.online.connect import UnreadyError, is_hurried
 from serving import guard as guards
 from serving.guard import Deadline, Guard, LateError
 
@@ -125,6 +126,42 @@ def test_a_caller_in_a_hurry_says_nothing_of_the_part(guard, part):
 
 def test_without_a_deadline_the_work_is_done_here_and_now(guard):
     assert guard.ask(threading.current_thread, None) is threading.current_thread()
+
+
+class TestInTheCallersThread:
+    def test_it_is_done_while_the_part_is_well(self, guard):
+        assert guard.ask(threading.current_thread, soon(20), here=True) is threading.current_thread()
+
+    def test_what_would_take_longer_is_done_in_another(self, guard):
+        def works():
+            if is_hurried():
+                raise UnreadyError
+            return threading.current_thread()
+
+        assert guard.ask(works, soon(20), here=True) is not threading.current_thread()
+
+    def test_a_part_that_refuses_is_left_alone_and_then_tried_by_nobody_who_waits(self, guard, part, until):
+        def here(seconds=20):
+            return guard.ask(part, soon(seconds), here=True)
+
+        part.refuses = True
+        for _ in range(100):
+            with pytest.raises(UnavailableError, match="part"):
+                here()
+        assert part.asked <= 2
+        part.refuses = False
+        until(lambda: isinstance(ask(guard, part, 20), int), "the part")
+        assert here() == part.asked
+
+    def test_one_that_does_not_answer_in_time_is_late(self, guard):
+        def times_out():
+            time.sleep(0.11)  # as a connection does that waits for so long
+            raise UnavailableError("part: timed out")
+
+        with pytest.raises(LateError, match="no answer in"):
+            guard.ask(times_out, soon(0.2), here=True)
+        with pytest.raises(UnavailableError, match="away"):
+            guard.ask(times_out, soon(0.2), here=True)
 
 
 def test_calls_that_hang_do_not_pile_up(part):
