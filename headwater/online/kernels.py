@@ -37,7 +37,6 @@ MEAN = 5
 MORE, FOREIGN = 0, 1
 _RECORDS = HEADER.size
 _HEAD_COUNT, _HEAD_INGEST, _HEAD_HASH = (offset_of(np.dtype(HEAD), name) for name in ("count", "ingest", "hash"))
-_HEAD_ENDS = HEAD_SIZE
 _REGISTERS = 1 << SKETCH_BITS
 _EXACT_RANK = 40
 """Sums of no higher ranks' powers are exact, in any order."""
@@ -373,9 +372,9 @@ def _ends(raw: Bytes, at: int, record: int, end: int) -> Any:
     """Where the record at a place ends, that of a list where ``record`` is 0; -1 where it is not whole."""
     size = int64(record)
     if record == 0:
-        if at + _HEAD_ENDS + 4 > end:
+        if at + HEAD_SIZE + 4 > end:
             return int64(-1)
-        size = _HEAD_ENDS + 4 + _half(raw, at + _HEAD_ENDS)
+        size = HEAD_SIZE + 4 + _half(raw, at + HEAD_SIZE)
     return at + size if at + size <= end else int64(-1)
 
 
@@ -445,7 +444,7 @@ def sketches(
                 window += 1
             if window == len(ages):
                 break
-            for place in range(at + _HEAD_ENDS + 4, after - 2, 3):
+            for place in range(at + HEAD_SIZE + 4, after - 2, 3):
                 register, rank = (int64(raw[place]) | int64(raw[place + 1]) << 8) & (_REGISTERS - 1), raw[place + 2]
                 before = registers[register]
                 if rank > before:

@@ -5,6 +5,7 @@ from decimal import ROUND_HALF_UP, Decimal
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from support.sketches import merge_sketches
 
 from benchmarks.oracle import replayed
 from headwater import folds
@@ -31,7 +32,7 @@ def test_wide_integers_survive_two_words(value):
 
 @given(st.lists(st.sets(st.text(max_size=8), max_size=50), max_size=6))
 def test_sketches_merge_to_the_sketch_of_the_union(parts):
-    merged = folds.merge_sketches(folds.sketch(part) for part in parts)
+    merged = merge_sketches(folds.sketch(part) for part in parts)
     assert merged == folds.sketch(set().union(*parts))
 
 

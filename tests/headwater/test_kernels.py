@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.sketches import merge_sketches
 
 from headwater import folds
 from headwater.online import codec, kernels
@@ -154,7 +155,7 @@ def test_sketches_estimate_as_those_merged_one_by_one(held, ages, data):
     )
     for window, age in enumerate(ages):
         young = [[tile[1] for tile in one or () if at - tile[0] <= age] for at, one in zip(now, held, strict=True)]
-        expected = [folds.estimate(folds.merge_sketches(payloads)) for payloads in young]
+        expected = [folds.estimate(merge_sketches(payloads)) for payloads in young]
         assert folds.estimates(taken[window], powers[window]).tolist() == expected, age
 
 
