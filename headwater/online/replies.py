@@ -54,12 +54,6 @@ class Blobs:
         places = zip(self.starts.tolist(), self.sizes.tolist(), strict=True)
         return [None if size < 0 else self.raw[start : start + size].tobytes() for start, size in places]
 
-    def at(self, dtype: Any, places: Ints) -> NDArray[Any]:
-        """What begins at any places of the bytes."""
-        last = max(0, len(self.raw) - np.dtype(dtype).itemsize + 1)
-        anywhere: NDArray[Any] = np.ndarray(last, dtype, self.raw, 0, (1,))
-        return anywhere[places]
-
 
 def by_field(replies: Iterable[Any], width: int) -> list[Blobs]:
     """Replies to HMGETs of ``width`` fields, by field; an error is a reply of nothing."""
