@@ -7,17 +7,19 @@ figures are simulated: shoppers' tastes come from the data, and what a list is w
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.loop.exposure import Exposure, exposures
 from benchmarks.loop.page import write_page
-from benchmarks.loop.run import Generation, play_apart, prepare
+from benchmarks.loop.run import Generation, audited, play_apart, prepare
 from benchmarks.parts import settings_in
 from headwater.bench import Measure
 from headwater.cli.output import err
@@ -76,6 +78,7 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
         )
     on: list[Loop] = []
     off: list[Loop] = []
+    audits: list[Mapping[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="headwater-loop-") as name:
         folder = Path(name)
         settings = settings_in(folder)
@@ -88,7 +91,9 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
                 out = folder / f"{seed}-{explores}"
                 world, surfaces = world_config(seed, size), surfaces_of(explores)
                 loops.append(play_apart(settings, world, surfaces, generations, DAYS, out, _say))
-    measures = found(on, off)
+                _say("every vector that was served is computed again")
+                audits.append(audited(settings))
+    measures = [*found(on, off), exactness(audits)]
     if page:
         write_page(Path(page), on, off, measures)
     return measures
@@ -120,6 +125,20 @@ def found(on: Sequence[Loop], off: Sequence[Loop]) -> list[Measure]:
             lambda one: one.calibration_error, target=None,
         ),
     ]  # fmt: skip
+
+
+def exactness(audits: Sequence[Mapping[str, Any]]) -> Measure:
+    """Values that were served and are others when computed again, over all loops."""
+    told = {name: sum(audit[name] for audit in audits) for name in ("impressions", "vectors", "cells", "mismatched")}
+    differ = Counter[str]()
+    for audit in audits:
+        differ.update({name: tally["mismatched"] for name, tally in audit["by_feature"].items()})
+    which = "".join(f", {name} {cells:,}" for name, cells in sorted((+differ).items()))
+    return Measure(
+        "values served that differ from those computed again", told["mismatched"], "cells", "vectors",
+        told["vectors"], None, 0, not told["mismatched"] and told["vectors"] > 0,
+        note=f"{told['impressions']:,} lists, {told['cells']:,} cells, all loops{which}",
+    )  # fmt: skip
 
 
 def over_the_first(loops: Sequence[Loop], of: str = "value") -> Gain:

@@ -7,10 +7,12 @@
         └── promoted ◄── gates ◄── the scheduled Dagster assets ◄───┘
 """
 
+import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,6 +136,23 @@ def play_apart(*what: Any) -> list[Generation]:
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(play, *what).result()
+
+
+def audited(settings: Settings) -> Mapping[str, Any]:
+    """What ``headwater audit --json`` says of all that a loop has served.
+
+    Raises
+    ------
+    UnavailableError
+        It failed; its last words are told.
+    """
+    command = [sys.executable, "-m", "headwater", "audit", "--json"]
+    with _up(settings):
+        told = subprocess.run(command, env={**os.environ, **environment(settings)}, capture_output=True, text=True)
+    if told.returncode:
+        raise UnavailableError(f"loop: audit: {told.stderr.strip().splitlines()[-1]}")
+    found: Mapping[str, Any] = json.loads(told.stdout)
+    return found
 
 
 def _days(folder: Path, begin: int, end: int) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from support.notebooks import executed
 from support.parts import IS_FULL
 
 from batch.objectives import load_labelling
-from benchmarks.loop.bench import found, measure, over_a_rule, over_the_first, surfaces_of
+from benchmarks.loop.bench import exactness, found, measure, over_a_rule, over_the_first, surfaces_of
 from benchmarks.loop.exposure import exposures
 from benchmarks.loop.page import write_page
 from benchmarks.loop.run import HERE, Generation
@@ -61,6 +61,20 @@ def test_each_target_is_held_to_what_was_seen():
     assert measures[4].value == pytest.approx(1 - 0.295 / 0.305, abs=1e-4)
     worse = found([ON[::-1]], [OFF[::-1]])
     assert [one.holds for one in worse] == [False, False, False, False, True, False, True, None, None]
+
+
+def test_a_value_that_differs_misses_the_target_and_its_feature_is_named():
+    def audit(**mismatched):
+        by_feature = {name: {"mismatched": cells} for name, cells in mismatched.items()}
+        return {"impressions": 5, "vectors": 100, "cells": 200, "mismatched": sum(mismatched.values()),
+                "by_feature": by_feature}  # fmt: skip
+
+    exact = exactness([audit(bought=0), audit(bought=0)])
+    assert (exact.value, exact.baseline_value, exact.holds) == (0, 200, True)
+    found = exactness([audit(bought=0, shown=3), audit(bought=0, shown=4)])
+    assert (found.value, found.holds) == (7, False)
+    assert found.note.endswith(", shown 7")
+    assert not exactness([]).holds
 
 
 def test_the_page_tells_each_generation_and_that_all_is_simulated(tmp_path):
