@@ -55,7 +55,9 @@ class Merge:
         self._table, self._aggregates = table, aggregates
         self._record = codec.record_dtype(table).itemsize if table.kind == "fixed" else 0
         self._fold = _Fold(table, aggregates) if table.kind == "fixed" else None
-        self._ages = np.array([age for age, _ in self._by_age()], np.int64)
+        ages = [(_EVER if one.window_ms is None else one.tiles, one.feature) for one in aggregates]
+        self._by_age = sorted(ages, key=itemgetter(0))
+        self._ages = np.array([age for age, _ in self._by_age], np.int64)
 
     def of(self, blobs: Blobs, at: Ints, found: NDArray[np.bool_]) -> tuple[Values, TellMarks]:
         """Values of the features, NaN or ``None`` where not found, and what tells the marks of what made them.
@@ -78,15 +80,11 @@ class Merge:
         tiles = [[] if blob is None else codec.unpack_list_tiles(blob) for blob in blobs.listed()]
         return {one.feature: _lists(self._table, one, tiles, hops, found) for one in self._aggregates}
 
-    def _by_age(self) -> list[tuple[int, Aggregate]]:
-        ages = [(_EVER if one.window_ms is None else one.tiles, one) for one in self._aggregates]
-        return sorted(ages, key=itemgetter(0))
-
     def _distinct(self, blobs: Blobs, hops: Ints, found: NDArray[np.bool_]) -> Values:
         taken, powers = kernels.sketches(blobs.raw, blobs.starts, blobs.sizes, hops, self._ages, folds.POWERS)
         estimates = [folds.estimates(*one) for one in zip(taken, powers, strict=True)]
-        told = zip(self._by_age(), estimates, strict=True)
-        return {one.feature: np.where(found, values, np.nan) for (_, one), values in told}
+        told = zip(self._by_age, estimates, strict=True)
+        return {feature: np.where(found, values, np.nan) for (_, feature), values in told}
 
     def _marks(self, blobs: Blobs, hops: Ints) -> Marks:
         oldest = _EVER if self._table.hop_ms is None else self._table.keep
@@ -98,7 +96,7 @@ class _Fold:
     """Features of a fixed table: columns folded over windows, then a value made of one or two of the folds."""
 
     def __init__(self, table: Table, aggregates: Sequence[Aggregate]) -> None:
-        self._table, self._layout = table, codec.record_dtype(table)
+        self._layout = codec.record_dtype(table)
         self._decayed = [one for one in aggregates if one.function.half_life_ms is not None]
         parts = {one.feature: _parts(table, one) for one in aggregates if one.function.half_life_ms is None}
         wanted = sorted({part for held in parts.values() for part in held.values()}, key=itemgetter(2))
@@ -122,9 +120,8 @@ class _Fold:
         )
 
     def values(self, blobs: Blobs, hops: Ints, found: NDArray[np.bool_]) -> Values:
-        high, low = kernels.windows(
-            blobs.raw, blobs.starts, blobs.sizes, self._layout.itemsize, hops, *self._windows
-        )  # fmt: skip
+        size = self._layout.itemsize
+        high, low = kernels.windows(blobs.raw, blobs.starts, blobs.sizes, size, hops, *self._windows)
         values = dict(zip(self._names, kernels.finished(high, found, *self._finished), strict=True))
         for aggregate, places in self._wide:
             merged = {kind: high[place] for kind, place in places.items()}
