@@ -62,7 +62,6 @@ class Assembly:
             None if isinstance(views[name], OnDemandView) else _definition(plan, name, feature).default
             for name, feature in self._columns
         ]
-        self._has_default = np.array([default is not None for default in defaults])[:, None]
         self._defaults = np.array([np.nan if one is None else one for one in defaults], np.float32)[:, None]
 
     def matrix(self, columns: Columns, request: Mapping[str, NDArray[Any]], n: int) -> NDArray[np.float32]:
@@ -87,7 +86,7 @@ class Assembly:
         out = np.empty((len(self._columns), n), np.float32)
         for at, column in enumerate(self._columns):
             out[at] = computed[column] if column in computed else columns[column]
-        np.copyto(out, self._defaults, where=np.isnan(out) & self._has_default)
+        np.copyto(out, self._defaults, where=np.isnan(out) & ~np.isnan(self._defaults))
         return np.ascontiguousarray(out.T)
 
 

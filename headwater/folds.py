@@ -19,7 +19,9 @@ from headwater.plan import FIXED_SCALE, Aggregate, ColumnKind, Table
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 SKETCH_BITS = 12
-_REGISTERS = 1 << SKETCH_BITS
+REGISTERS = 1 << SKETCH_BITS
+EXACT_RANK = 40
+"""Sums of the powers of no higher ranks are exact, in any order."""
 CLEARS, ADDS, REMOVES = 0, 1, 2
 _VERBS = {"add": ADDS, "remove": REMOVES}
 
@@ -154,13 +156,11 @@ def estimates(taken: Ints, powers: Floats) -> Floats:
 def estimate_registers(registers: NDArray[np.uint8]) -> Floats:
     """Estimate many dense sketches, (n, 4096) ranks with 0 for an empty register, as :func:`estimate` does.
 
-    Sums of ranks up to 40 are exact in float64, so their order is free.
+    Sums of ranks up to ``EXACT_RANK`` are exact in float64, so their order is free.
     """
     empty = np.count_nonzero(registers == 0, axis=1)
-    harmonic = POWERS[registers].sum(axis=1)
-    seen = zip(empty.tolist(), harmonic.tolist(), strict=True)
-    out = np.array([_cardinality(count, total) for count, total in seen], np.float64)
-    for row in np.flatnonzero(registers.max(axis=1, initial=0) > 40):
+    out = estimates(REGISTERS - empty, POWERS[registers].sum(axis=1) - empty)
+    for row in np.flatnonzero(registers.max(axis=1, initial=0) > EXACT_RANK):
         ranks = registers[row][registers[row] > 0].tolist()
         out[row] = estimate(b"".join(b"\0\0" + bytes([rank]) for rank in ranks))
     return out
@@ -171,14 +171,11 @@ POWERS = 2.0 ** -np.arange(256.0)
 
 
 def _estimate(taken: int, powers: float) -> float:
-    empty = _REGISTERS - taken
-    return _cardinality(empty, empty + powers)
-
-
-def _cardinality(empty: int, harmonic: float) -> float:
-    raw = 0.7213 / (1 + 1.079 / _REGISTERS) * _REGISTERS * _REGISTERS / harmonic
-    if raw <= 2.5 * _REGISTERS and empty:
-        raw = _REGISTERS * math.log(_REGISTERS / empty)
+    empty = REGISTERS - taken
+    harmonic = empty + powers
+    raw = 0.7213 / (1 + 1.079 / REGISTERS) * REGISTERS * REGISTERS / harmonic
+    if raw <= 2.5 * REGISTERS and empty:
+        raw = REGISTERS * math.log(REGISTERS / empty)
     return float(round(raw))
 
 

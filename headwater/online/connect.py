@@ -47,13 +47,10 @@ def within(seconds: float) -> Iterator[None]:
         _until.reset(token)
 
 
-def limit(source: socket.socket, usual_s: float | None) -> bool:
-    """Set how long the connection waits: what is left of :func:`within`, else as usual; whether it is the former."""
-    if (until := _until.get()) is None:
-        source.settimeout(usual_s)
-        return False
-    source.settimeout(max(0.001, until - time.monotonic()))
-    return True
+def hurry(source: socket.socket) -> None:
+    """Let the connection wait for what is left of :func:`within`; outside of it, as it does."""
+    if (until := _until.get()) is not None:
+        source.settimeout(max(0.001, until - time.monotonic()))
 
 
 def is_hurried() -> bool:

@@ -92,6 +92,21 @@ def _equal(raw: Bytes, at: int, other: Bytes, begin: int, end: int) -> Any:
     return True
 
 
+@compiled()
+def _place(
+    raw: Bytes, starts: Ints, sizes: Ints, slots: Slots, seed: int, wanted: Bytes, begin: int, end: int
+) -> Any:  # fmt: skip
+    """The place of one text among the indexed ones, or -1."""
+    last = len(slots) - 1
+    slot = int64(_mixed(seed, wanted, begin, end) & uint64(last))
+    while slots[slot] != _FREE:
+        place = slots[slot]
+        if sizes[place] == end - begin and _equal(raw, starts[place], wanted, begin, end):
+            return int64(place)
+        slot = (slot + 1) & last
+    return int64(_FREE)
+
+
 @compiled(_ints(_bytes, _ints, _ints, _slots, uint64, _bytes, _ints, _ints))
 def find(
     raw: Bytes, starts: Ints, sizes: Ints, slots: Slots, seed: int, wanted: Bytes, begins: Ints, lengths: Ints
@@ -105,16 +120,9 @@ def find(
     begins, lengths : (m,)
         Where each lies in ``wanted``.
     """
-    found, last = np.full(len(begins), _FREE, np.int64), len(slots) - 1
+    found = np.empty(len(begins), np.int64)
     for at in range(len(begins)):
-        begin, end = begins[at], begins[at] + lengths[at]
-        slot = int64(_mixed(seed, wanted, begin, end) & uint64(last))
-        while slots[slot] != _FREE:
-            place = slots[slot]
-            if sizes[place] == end - begin and _equal(raw, starts[place], wanted, begin, end):
-                found[at] = place
-                break
-            slot = (slot + 1) & last
+        found[at] = _place(raw, starts, sizes, slots, seed, wanted, begins[at], begins[at] + lengths[at])
     return found
 
 
@@ -138,7 +146,7 @@ def values(
     -------
     int64 (n,) where each value begins, int64 (n,) its bytes, -1 where there is none.
     """
-    places, found, last = np.zeros(n, np.int64), np.full(n, -1, np.int64), len(slots) - 1
+    places, found = np.zeros(n, np.int64), np.full(n, -1, np.int64)
     field = np.empty(ID + 2 + len(texts), np.uint8)
     _copied(field, 0, of, 0, ID)
     begin = 0
@@ -148,13 +156,9 @@ def values(
             end += 1
         field[ID], field[ID + 1] = (end - begin) & 255, (end - begin) >> 8
         size = _copied(field, ID + 2, texts, begin, end)
-        slot = int64(_mixed(seed, field, 0, size) & uint64(last))
-        while slots[slot] != _FREE:
-            place = slots[slot]
-            if sizes[place] == size and _equal(raw, starts[place], field, 0, size):
-                places[text], found[text] = begins[place], lengths[place]
-                break
-            slot = (slot + 1) & last
+        place = _place(raw, starts, sizes, slots, seed, field, 0, size)
+        if place != _FREE:
+            places[text], found[text] = begins[place], lengths[place]
         begin = end + 1
     return places, found
 

@@ -10,7 +10,7 @@ import numpy as np
 from numba import int64, types, uint64
 from numpy.typing import NDArray
 
-from headwater.folds import SKETCH_BITS
+from headwater.folds import EXACT_RANK, REGISTERS
 from headwater.loops import compiled
 from headwater.online.codec import (
     DATED,
@@ -37,9 +37,6 @@ MEAN = 5
 MORE, FOREIGN = 0, 1
 _RECORDS = HEADER.size
 _HEAD_COUNT, _HEAD_INGEST, _HEAD_HASH = (offset_of(np.dtype(HEAD), name) for name in ("count", "ingest", "hash"))
-_REGISTERS = 1 << SKETCH_BITS
-_EXACT_RANK = 40
-"""Sums of no higher ranks' powers are exact, in any order."""
 _STAR, _DOLLAR, _MINUS, _ZERO, _NINE, _CR, _LF = b"*$-09\r\n"
 _UNENDED, _UNLIKE = -2, -3
 
@@ -337,10 +334,11 @@ _table, _flags = types.Array(types.int64, 2, "C"), types.Array(types.boolean, 1,
 _floats = types.Array(types.float64, 1, "C", readonly=True)
 
 
-@compiled(types.Array(types.float64, 2, "C")(_table, _flags, _ints, _ints, _ints, types.Array(types.float64, 1, "C")))
+@compiled(types.Array(types.float64, 2, "C")(_table, _flags, _ints, _ints, _ints, _floats))
 def finished(
-    folded: NDArray[np.int64], found: NDArray[np.bool_], kinds: Ints, firsts: Ints, seconds: Ints, scales: Any
-) -> NDArray[np.float64]:
+    folded: NDArray[np.int64], found: NDArray[np.bool_], kinds: Ints, firsts: Ints, seconds: Ints,
+    scales: NDArray[np.float64],
+) -> NDArray[np.float64]:  # fmt: skip
     """Values of n_features functions from what was folded, float64 (n_features, n), as ``folds.finish`` makes them.
 
     Parameters
@@ -426,7 +424,7 @@ def sketches(
     (n_windows, n) each: registers that are not empty, and the sum of their ranks' powers.
     """
     taken, sums = np.zeros((len(ages), len(starts)), np.int64), np.zeros((len(ages), len(starts)))
-    registers = np.zeros(_REGISTERS, np.uint8)
+    registers = np.zeros(REGISTERS, np.uint8)
     for owner in range(len(starts)):
         registers[:] = 0
         held, total, exact, window = 0, 0.0, True, 0
@@ -445,12 +443,12 @@ def sketches(
             if window == len(ages):
                 break
             for place in range(at + HEAD_SIZE + 4, after - 2, 3):
-                register, rank = (int64(raw[place]) | int64(raw[place + 1]) << 8) & (_REGISTERS - 1), raw[place + 2]
+                register, rank = (int64(raw[place]) | int64(raw[place + 1]) << 8) & (REGISTERS - 1), raw[place + 2]
                 before = registers[register]
                 if rank > before:
                     held += 1 if before == 0 else 0
                     total += powers[rank] - (powers[before] if before > 0 else 0.0)
-                    exact = exact and rank <= _EXACT_RANK
+                    exact = exact and rank <= EXACT_RANK
                     registers[register] = rank
             at = after
     return taken, sums

@@ -79,7 +79,6 @@ def rest_of_key(values: Sequence[str]) -> bytes:
 
 def rests_of_keys(keys: Sequence[Sequence[str]]) -> list[bytes]:
     """:func:`rest_of_key` of every key without its first value."""
-    keys = list(keys)
     if any(len(key) != 2 for key in keys):
         return [rest_of_key(key[1:]) for key in keys]
     return [_size(len(value)) + value for value in encoded([key[1] for key in keys])]

@@ -19,7 +19,7 @@ _NEEDS = {
     "count": ("count",), "sum": ("sum",), "min": ("min",), "max": ("max",), "mean": ("sum", "count"),
     "stddev": ("count", "sum", "sumsq"),
 }  # fmt: skip
-"""Partials of its column that a function reads."""
+"""Partials of its column that a function reads; of a mean, first what is divided."""
 _FINISHED = {
     "count": kernels.SUM, "sum": kernels.SUM, "min": kernels.MIN, "max": kernels.MAX, "mean": kernels.MEAN,
 }  # fmt: skip
@@ -97,7 +97,7 @@ class _Fold:
 
     def __init__(self, table: Table, aggregates: Sequence[Aggregate]) -> None:
         self._layout = codec.record_dtype(table)
-        self._decayed = [one for one in aggregates if one.function.half_life_ms is not None]
+        self._decayed = [(one, *self._amount(one)) for one in aggregates if one.function.half_life_ms is not None]
         parts = {one.feature: _parts(table, one) for one in aggregates if one.function.half_life_ms is None}
         wanted = sorted({part for held in parts.values() for part in held.values()}, key=itemgetter(2))
         columns = list(dict.fromkeys(part[:2] for part in wanted))
@@ -127,20 +127,17 @@ class _Fold:
             merged = {kind: high[place] for kind, place in places.items()}
             merged |= {"sumsq_hi": high[places["sumsq"]], "sumsq_lo": low[places["sumsq"]].view(np.uint64)}
             values[aggregate.feature] = np.where(found, folds.finish(aggregate, merged), np.nan)
-        for aggregate in self._decayed:
-            values[aggregate.feature] = np.where(found, self._weighted(aggregate, blobs, hops), np.nan)
+        for aggregate, offset, kind in self._decayed:
+            tiles = kernels.tiles(blobs.raw, blobs.starts, blobs.sizes, size, hops, aggregate.tiles, offset, kind)
+            values[aggregate.feature] = np.where(found, folds.decayed(aggregate, *tiles, len(blobs)), np.nan)
         return values
 
-    def _weighted(self, aggregate: Aggregate, blobs: Blobs, hops: Ints) -> Floats:
+    def _amount(self, aggregate: Aggregate) -> tuple[int, int]:
+        """Where the column lies that is weighed by age, and how it is folded."""
         column = "count" if aggregate.function.name == "decayed_count" else f"sum_{aggregate.column}"
         if column == "count" and aggregate.column is not None:
             column = f"count_{aggregate.column}"
-        kind = kernels.COUNT if column == "count" else kernels.SUM
-        tiles = kernels.tiles(
-            blobs.raw, blobs.starts, blobs.sizes, self._layout.itemsize, hops, aggregate.tiles,
-            codec.offset_of(self._layout, column), kind,
-        )  # fmt: skip
-        return folds.decayed(aggregate, *tiles, len(blobs))
+        return codec.offset_of(self._layout, column), kernels.COUNT if column == "count" else kernels.SUM
 
 
 def _parts(table: Table, aggregate: Aggregate) -> dict[str, _Part]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from redis.cluster import ClusterParser
 from redis.exceptions import ConnectionError as ClosedError
 
-from headwater.online.connect import limit
+from headwater.online.connect import hurry
 
 _CHUNK = 1 << 15
 _SIZE, _ROOM = 64, 1.125
@@ -64,17 +64,11 @@ def by_field(replies: Iterable[Any], width: int) -> list[Blobs]:
 
 
 class Replies:
-    """The replies that are still to come on a socket, read in order; the first error reply is kept in ``error``.
+    """The replies that are still to come on a socket, read in order; the first error reply is kept in ``error``."""
 
-    Parameters
-    ----------
-    hurried
-        Whether all of them are awaited together no longer than :func:`headwater.online.connect.within` has it.
-    """
-
-    def __init__(self, source: socket, hurried: bool = False) -> None:
+    def __init__(self, source: socket) -> None:
         self.error: Exception | None = None
-        self._source, self._hurried = source, hurried
+        self._source = source
         self._ahead = b""
         self._reader: Any = None
 
@@ -155,22 +149,18 @@ class Replies:
         return None
 
     def _receive(self) -> bytes:
-        self._hurry()
+        hurry(self._source)
         received = self._source.recv(_CHUNK)
         if not received:
             raise ClosedError("the connection was closed")
         return received
 
     def _receive_into(self, place: memoryview) -> int:
-        self._hurry()
+        hurry(self._source)
         received = self._source.recv_into(place)
         if not received:
             raise ClosedError("the connection was closed")
         return received
-
-    def _hurry(self) -> None:
-        if self._hurried:
-            limit(self._source, None)
 
 
 def _longer(raw: NDArray[np.uint8], expected: int) -> NDArray[np.uint8]:

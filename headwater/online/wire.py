@@ -10,7 +10,7 @@ import redis
 from numpy.typing import NDArray
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from headwater.online.connect import Store, UnreadyError, is_hurried, limit, unavailable, waits
+from headwater.online.connect import Store, UnreadyError, hurry, is_hurried, unavailable, waits
 from headwater.online.nodes import ask, ask_each
 from headwater.online.replies import Blobs, Replies
 
@@ -122,9 +122,10 @@ class Wire:
         except (RedisError, OSError) as error:
             raise unavailable(self._client, error) from error
         try:
-            hurried = limit(connection._sock, connection.socket_timeout)
+            connection._sock.settimeout(connection.socket_timeout)  # the last call may have been in a hurry
+            hurry(connection._sock)
             connection.send_packed_command([packed])
-            replies = Replies(connection._sock, hurried)
+            replies = Replies(connection._sock)
             found = read(replies)
         except BaseException as error:
             connection.disconnect()  # what is left of the replies must not be read as another call's
