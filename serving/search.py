@@ -1,8 +1,9 @@
-"""Items for what a user typed: by their words, and by likeness to those that have them best.
+"""Items for what a user typed: by their words, by likeness to those that have them best, and by what is meant.
 
 The likeness needs no model of language. It is relevance feedback without a user's (Rocchio 1971; over vectors, Li and
 others, TOIS 2023): the best matches by words are taken to be what is meant, and the mean of their two-tower vectors,
-each weighted by its score, is the query's. So a query of unknown words has none.
+each weighted by its score, is the query's. So a query of unknown words has none. What is meant by those tells a
+sentence model, where it is installed and the bundle's texts were compared by it.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,22 +16,29 @@ from numpy.typing import NDArray
 
 from headwater.errors import DataError
 from models.bm25 import Matches, WordIndex
+from models.item_texts import ItemTexts, query_vector
 from serving.ports import Bools, Catalogue, Floats, Index, Ints, Source, UserState
 
 Rows = NDArray[np.intp]
-SOURCES = ("bm25", "popular", "dense")
+SOURCES = ("bm25", "popular", "dense", "meant")
 FEEDBACK = 10
 """So many of the best matches make the query's vector."""
+STEPS = 10
+"""Likenesses that differ by less than one over so many are the ranker's to order."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """A bundle's items, searched; ``popularity`` (n_items,) decides between equal matches."""
+    """A bundle's items, searched; ``popularity`` (n_items,) decides between equal matches.
+
+    ``texts`` has what queries are compared with by their meaning; without them, or the model, nothing is.
+    """
 
     catalogue: Catalogue
     words: WordIndex
     index: Index
     popularity: Floats
+    texts: ItemTexts | None = None
     _values: dict[str, Mapping[str, int]] = field(default_factory=dict, repr=False)
 
     def sought(self, query: str, require: Mapping[str, str]) -> "Sought":
@@ -84,12 +92,20 @@ class Sought:
     @property
     def sources(self) -> Mapping[str, Source]:
         """Who proposes items, as for a list."""
-        return dict(zip(SOURCES, map(Found, (self.best, self.popular, self.nearby)), strict=True))
+        return dict(zip(SOURCES, map(Found, (self.best, self.popular, self.nearby, self.like)), strict=True))
 
     @cached_property
     def matches(self) -> Matches:
         """What has any of the query's words."""
         return self.search.words.match(self.query, self.allowed)
+
+    @cached_property
+    def meant(self) -> tuple[Ints, Floats]:
+        """Items whose texts mean something like the query, best first, and how like it they are."""
+        texts = self.search.texts
+        if texts is None:
+            return np.empty(0, np.int32), np.empty(0, np.float32)
+        return texts.meant(query_vector(self.query), self.allowed)
 
     def best(self, n: int) -> Ints:
         """Matches by BM25's score."""
@@ -109,6 +125,10 @@ class Sought:
         near: Ints = self.search.index.search(mean, n, self.allowed)[0]
         return near[near >= 0]
 
+    def like(self, n: int) -> Ints:
+        """What is meant, as far as it was not said."""
+        return self.meant[0][:n]
+
     def _first(self, n: int, values: Floats | Ints) -> Rows:
         """Rows of the n matches of greatest value, equal ones by popularity, then by number."""
         rows, places = np.arange(len(values)), self.search.places[self.matches.items]
@@ -119,11 +139,17 @@ class Sought:
         return np.asarray(rows[np.lexsort((places[rows], -values[rows]))])
 
     def by_words(self, items: Ints, scores: Floats) -> Floats:
-        """Scores (n,) moved so that who has more of the query's words comes first, by score among equals."""
+        """Scores (n,) moved so that who has more of the query's words comes first, by score among equals.
+
+        Where nothing has any, what means most like it does.
+        """
         if not len(items):
             return scores
         held = np.zeros(len(self.search.catalogue.ids), np.int32)
         held[self.matches.items] = self.matches.words
+        if not len(self.matches.items):
+            meant, likeness = self.meant
+            held[meant] = STEPS * likeness
         span = np.float32(1.0) + scores.max() - scores.min()
         return np.asarray(scores + held[items] * span, np.float32)
 

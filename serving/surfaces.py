@@ -96,7 +96,7 @@ class Surface(_Strict):
         return {**self.sources, **self.newcomers} if newcomer else self.sources
 
 
-_SEARCH = Surface(limit=10, diversity=0.0, seen="keep", sources={"bm25": 200, "popular": 100, "dense": 50})
+_SEARCH = Surface(limit=10, diversity=0.0, seen="keep", sources={"bm25": 200, "popular": 100, "dense": 50, "meant": 50})
 
 
 class Reason(_Strict):

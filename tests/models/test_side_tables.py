@@ -18,7 +18,7 @@ from models.bundle import load_bundle, write_bundle
 from models.encoder import unit
 from models.evaluation.metrics import PAD
 from models.interactions import Ids, Interactions
-from models.item_texts import DIM, PER_TEXT, ItemTexts, by_sentences, by_words, describe_items, reduced
+from models.item_texts import DIM, LEAST, PER_TEXT, ItemTexts, by_sentences, by_words, describe_items, reduced
 from models.neighbour_table import NeighbourTable
 from models.retrieval.neighbours import ItemNeighbours, neighbour_table
 from models.segments import find_segments
@@ -124,10 +124,32 @@ class TestItemTexts:
 
     def test_cut_vectors_keep_their_products(self):
         wide = bundles.drawn(40, 5) @ bundles.drawn(5, 100)  # of rank five
-        cut = reduced(wide, 5)
+        cut, directions = reduced(wide, 5)
         assert cut.shape == (40, 5)
         assert np.allclose(cut @ cut.T, wide @ wide.T, atol=1e-3)
-        assert reduced(cut, DIM) is cut
+        assert np.allclose(wide @ directions, cut, atol=1e-3)  # others are cut alike
+        short, same = reduced(cut, DIM)
+        assert short is cut
+        assert np.array_equal(short @ same, cut)
+
+    @given(st.integers(0, 2**32 - 1), st.booleans())
+    @tries(deadline=None)
+    def test_meant_is_what_is_like_enough_best_first_and_of_each_text_its_popular_items(self, seed, barred):
+        rng = np.random.default_rng(seed)
+        vectors = unit(rng.normal(size=(6, 4)).astype(np.float32))
+        texts = np.concatenate([np.arange(6), rng.integers(-1, 6, 14)]).astype(np.int32)
+        popular = rng.integers(0, 3, 20).astype(np.float32)
+        query, directions = unit(rng.normal(size=(1, 5)).astype(np.float32))[0], np.eye(5, 4, dtype=np.float32)
+        allowed = rng.random(20) < 0.5 if barred else None
+        likeness = vectors @ (query @ directions)
+        expected = []
+        for text in sorted(range(6), key=lambda text: (-float(likeness[text]), text)):
+            own = [item for item in range(20) if texts[item] == text and (allowed is None or allowed[item])]
+            if likeness[text] >= LEAST:
+                expected += sorted(own, key=lambda item: (-popular[item], item))[:PER_TEXT]
+        found, like = ItemTexts(vectors, texts, popular, directions).meant(query, allowed)
+        assert found.tolist() == expected
+        assert like.tolist() == likeness[texts[found]].tolist()
 
 
 class TestSegments:

@@ -13,7 +13,7 @@ from serving.telemetry import Telemetry
 from serving.tuning import Tuned
 from serving.variants import FILE, ramp
 
-SOURCES = {"buy_it_again", "two_tower", "recent_neighbours", "popular", "trending", "bm25", "dense", *LATER}
+SOURCES = {"buy_it_again", "two_tower", "recent_neighbours", "popular", "trending", "bm25", "dense", "meant", *LATER}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from headwater.online.reader import Matrix
 from headwater.text import words
 from models.bm25 import index_words
 from models.catalogue import Catalogue
+from models.item_texts import ItemTexts
 from serving.availability import withdraw
 from serving.impressions import document
 from serving.ports import UserState
@@ -244,6 +245,38 @@ def test_what_matches_nothing_gets_what_is_popular_and_says_so(seek):
     assert shown(ranked) == [0, 2, 3, 4, 5]
     assert ranked.degraded[0] == "search.no_match"
     assert {source for item in ranked.items for source in item.sources} == {"fill"}
+
+
+@pytest.fixture
+def told(seek, grocery, monkeypatch):
+    """A funnel whose items are told by six texts: of their kinds the nth means what the query ``n`` does."""
+    texts = np.arange(N, dtype=np.int32) % 6
+    same = np.eye(6, dtype=np.float32)
+    described = ItemTexts(same, texts, np.arange(N, 0, -1).astype(np.float32), same)
+    meaning = {"tipple": [0, 0.9, 0, 0, 0.5, 0], "zzz": [0.4] * 6}
+    monkeypatch.setattr("serving.search.query_vector", lambda query: np.array(meaning.get(query, [0] * 6), np.float32))
+    whole = seek(features=Ranker())
+    found = replace(whole.bundle.search, texts=described)
+    return replace(whole, bundle=replace(whole.bundle, search=found))
+
+
+def test_what_is_meant_is_found_though_nothing_is_called_so_the_likest_first(told):
+    ranked = told.search("u1", "tipple", 10)
+    assert sorted(shown(ranked)) == [1, 4, 7, 10, 13, 16]
+    assert [item % 6 for item in shown(ranked)] == [1] * 3 + [4] * 3
+    assert ranked.degraded == ()
+    assert {source for item in ranked.items for source in item.sources} == {"meant"}
+    public = told.search("u1", "tipple", 10, require={"audience": AUDIENCES[0]})
+    assert all(AUDIENCES[item // 6 % 3] == AUDIENCES[0] for item in shown(public))
+    assert {item % 6 for item in shown(public)} == {1, 4}
+
+
+def test_what_nothing_is_like_enough_matches_nothing(told):
+    assert told.search("u1", "zzz", 5).degraded[0] == "search.no_match"
+
+
+def test_what_is_called_so_comes_before_what_is_meant(told):
+    assert {item % 6 for item in shown(told.search("u1", "apples", 10))} == {5}
 
 
 def test_an_impression_has_the_surface_and_the_query(seek):
