@@ -32,7 +32,7 @@ class KafkaLog:
         self._producer = Producer({
             "bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, "linger.ms": 1,
             "message.timeout.ms": int(DELIVERY_S * 1000), "partitioner": "murmur2_random", "log_level": 0,
-            "compression.type": "gzip", "compression.level": 1, "error_cb": self._complain,
+            "compression.type": "zstd", "compression.level": 1, "error_cb": self._complain,
         })  # fmt: skip
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._deliver, name="kafka-deliveries", daemon=True)
