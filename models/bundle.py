@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headwater.errors import ModelError
 from headwater.log import get_logger
+from headwater.online.names import Names
 from models import bm25, calibration
 from models.bm25 import WordIndex, index_words
 from models.calibration import AnyCalibrator
-from models.catalogue import Catalogue, Numbering, texts
+from models.catalogue import Catalogue, Column, Numbering, blobs, texts
 from models.encoder import UserEncoder
 from models.heads import Head
 from models.index import ItemIndex, build
@@ -181,13 +182,13 @@ def load_bundle(
     mapped = np.load(path / "item_embeddings.npy", mmap_mode="r", allow_pickle=False)
     vectors = np.asarray(mapped)  # as an array like others: rows of numpy's own kind for files take twice as long
     table = pq.read_table(path / "items.parquet")
-    columns = {name: texts(table[name]) for name in table.column_names}
-    items = Catalogue(columns.pop("item_id"), vectors, columns)
+    columns = {name: Column.of(table[name]) for name in table.column_names if name != "item_id"}
+    items = Catalogue(Names.of(blobs(table["item_id"])), vectors, columns)
     popularity = np.load(path / "popularity.npy", allow_pickle=False)
     bundle = Bundle(
         meta=meta,
         items=items,
-        users=Numbering(texts(pq.read_table(path / "users.parquet")["user_id"])),
+        users=Numbering(Names.of(blobs(pq.read_table(path / "users.parquet")["user_id"]))),
         index=ItemIndex.load(path / "index.faiss", vectors),
         encoder=UserEncoder.from_arrays(vectors, _arrays(path / "towers.npz")),
         ranker=Ranker.from_text(path / "ranker.txt"),

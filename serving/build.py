@@ -1,7 +1,7 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from headwater.clock import Clock, StoredClock
 from headwater.errors import ConfigError, ModelError
 from headwater.online.connect import connect
 from headwater.online.mirror import Mirror
+from headwater.online.names import Names
 from headwater.online.reader import OnlineReader
 from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan
@@ -98,8 +99,8 @@ class Builder:
             bundle=bundle,
             surfaces=config.surfaces,
             names=config.features,
-            state=Remembering(StateReader.of(reader, config.features, loaded.users, loaded.items)),
-            features=Hydration(reader, self._items(plan, config.features, loaded.items.ids.tolist())),
+            state=Remembering(StateReader(reader, config.features, loaded.users, loaded.items)),
+            features=Hydration(reader, self._items(plan, config.features, loaded.items.ids)),
             availability=StoredAvailability(self._withdrawn_of(plan.project), loaded.items),
             rules=RuleBook(Path(plan.repo) / rules.FILE, loaded.items),
             reasons=Reasons(config.reasons, config.source_reasons, {name: at for at, name in enumerate(names)}),
@@ -130,7 +131,7 @@ class Builder:
         self.tunings[repo] = tuning
         return tuned
 
-    def _items(self, plan: FeaturePlan, names: FeatureNames, ids: Sequence[str]) -> Mirror | None:
+    def _items(self, plan: FeaturePlan, names: FeatureNames, ids: Names) -> Mirror | None:
         if self.run_dir is None:
             return None
         folder = self.run_dir / "items"
