@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from models.heads import Head
 from models.index import ItemIndex, build
 from models.ranker import Ranker
 from models.side_tables import NO_TABLES, SideTables
+from models.trends import Ints, best_first
 
 log = get_logger("models")
 FORMAT = 1
@@ -136,6 +138,11 @@ class Bundle:
         """All heads, the main one first."""
         return (Head(self.meta.objective, self.ranker, self.calibrator), *self.others)
 
+    @cached_property
+    def popular(self) -> Ints:
+        """Items that anyone bought, best first."""
+        return best_first(self.popularity)
+
     @property
     def vectors(self) -> Float32s:
         """Unit vectors of the items (n_items, dim), mapped from the file."""
@@ -181,7 +188,7 @@ def load_bundle(
     meta = check_bundle(path, expected_schema_hash, applied)
     mapped = np.load(path / "item_embeddings.npy", mmap_mode="r", allow_pickle=False)
     vectors = np.asarray(mapped)  # as an array like others: rows of numpy's own kind for files take twice as long
-    table = pq.read_table(path / "items.parquet")
+    table = pq.read_table(path / "items.parquet", use_threads=False)  # beside requests, as this thread
     columns = {name: Column.of(table[name]) for name in table.column_names if name != "item_id"}
     items = Catalogue(Names.of(blobs(table["item_id"])), vectors, columns)
     popularity = np.load(path / "popularity.npy", allow_pickle=False)

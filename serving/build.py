@@ -1,10 +1,15 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
+import os
+import threading
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import redis
@@ -20,7 +25,6 @@ from headwater.registry.manifest import load_plan
 from headwater.settings import Settings, addresses
 from models import bundle as bundles
 from models.heads import weigh
-from models.trends import best_first
 from serving import rules
 from serving.aliases import champion
 from serving.arrivals import Arrivals
@@ -41,6 +45,9 @@ from serving.surfaces import SEARCH, FeatureNames, SourceSettings, Surfaces
 from serving.telemetry import Telemetry
 from serving.tuning import Tuning, read_tuning
 
+T = TypeVar("T")
+PATIENCE = 10
+"""Of a thread that prepares a bundle (nice): it has a tenth of a core that others want, rather than a half."""
 NONE_SUCH = ("none such",)
 """An item to look up, so that all of them have their numbers."""
 
@@ -81,7 +88,7 @@ class Builder:
         tuning = self._tuning(repo)
         config = tuning.surfaces
         ranker = config.features.ranker
-        loaded = bundles.load_bundle(folder, plan.schema_hash(ranker), plan.feature_hashes(ranker))
+        loaded = patiently(partial(bundles.load_bundle, folder, plan.schema_hash(ranker), plan.feature_hashes(ranker)))
         names = plan.service(ranker).names
         if loaded.ranker.feature_names != names:
             raise ModelError(
@@ -89,10 +96,10 @@ class Builder:
                 "has now. Train anew."
             )
         if self.arrivals is not None:
-            loaded = self.arrivals.added_to(loaded)
+            loaded = patiently(partial(self.arrivals.added_to, loaded))
         reader = OnlineReader(self.store, plan, self.clock)
         _check(config, plan)
-        bundle = as_bundle(loaded, config.sources)
+        bundle = patiently(partial(as_bundle, loaded, config.sources))
         wanted = [name for surface in config.surfaces.values() for name in surface.quotas(newcomer=True)]
         tell_idle(bundle.version, bundle.sources, wanted)
         funnel = Funnel(
@@ -164,6 +171,17 @@ class Builder:
         return funnel
 
 
+def patiently(work: Callable[[], T]) -> T:
+    """Do something in a thread of its own that leaves a core to others who want it: requests are answered meanwhile."""
+
+    def give_way() -> None:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENCE)
+
+    with ThreadPoolExecutor(1, "patient", give_way) as pool:
+        return pool.submit(work).result()
+
+
 def build_recommender(settings: Settings, version: str | None = None, clock: Clock | None = None) -> Funnel:
     """Build the funnel that the server would answer with, in this process; what it shows is not logged.
 
@@ -201,7 +219,7 @@ def as_bundle(loaded: bundles.Bundle, sources: SourceSettings) -> Bundle:
         index=loaded.index,
         ranker=loaded.ranker,
         calibrate=loaded.calibrator,
-        popular=best_first(loaded.popularity),
+        popular=loaded.popular,
         search=Search(loaded.items, loaded.words, loaded.index, loaded.popularity),
         weigh=partial(weigh, loaded.heads),
     )

@@ -282,6 +282,7 @@ class Loaded:
     def __init__(self, bundle, tables: SideTables) -> None:
         self.version, self.encoder, self.index, self.tables = "v1", None, bundle.index, tables
         self.vectors, self.popularity, self.trending = bundle.catalogue.vectors, np.ones(N), np.zeros(N)
+        self.popular = np.arange(N, dtype=np.int32)
         self.meta = type("Meta", (), {"training_end_ms": NOW})
 
 
