@@ -1,6 +1,7 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
@@ -48,6 +49,8 @@ from serving.tuning import Tuning, read_tuning
 T = TypeVar("T")
 PATIENCE = 10
 """Of a thread that prepares a bundle (nice): it has a tenth of a core that others want, rather than a half."""
+SWITCH_S = 0.0005
+"""How long it keeps the interpreter from a request's thread, which asks for it some tens of times."""
 NONE_SUCH = ("none such",)
 """An item to look up, so that all of them have their numbers."""
 
@@ -178,8 +181,13 @@ def patiently(work: Callable[[], T]) -> T:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENCE)
 
-    with ThreadPoolExecutor(1, "patient", give_way) as pool:
-        return pool.submit(work).result()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        with ThreadPoolExecutor(1, "patient", give_way) as pool:
+            return pool.submit(work).result()
+    finally:
+        sys.setswitchinterval(before)
 
 
 def build_recommender(settings: Settings, version: str | None = None, clock: Clock | None = None) -> Funnel:
