@@ -56,7 +56,7 @@ class Straightforward:
         scores = self.bundle.ranker.booster.predict(features, raw_score=True, num_threads=1).astype(np.float32)
         best = np.argsort(-scores, kind="stable")[: POOL * self.surface.limit]
         chosen = naive_mmr(scores[best], self.bundle.vectors[items[best]], self.surface.limit, self.surface.diversity)
-        return [str(self.bundle.items.ids[item]) for item in items[best[chosen]]]
+        return self.bundle.items.ids.take(items[best[chosen]])
 
     def _history(self, user_id: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         wanted = [f"{HISTORY}:own", f"{HISTORY}:recent"]
@@ -76,13 +76,11 @@ class Straightforward:
 
     def _features(self, user_id: str, items: NDArray[np.int32], now_ms: int) -> NDArray[np.float32]:
         catalogue, names = self.bundle.items, self.names
+        held = {key: catalogue.text[name].take(items) for key, name in names.attributes.items()}
+        held[names.item] = catalogue.ids.take(items)
         rows = [
-            {
-                names.user: user_id, names.item: str(catalogue.ids[item]),
-                **{key: catalogue.text[name][item] for key, name in names.attributes.items()},
-            }
-            for item in items.tolist()
-        ]  # fmt: skip
+            {names.user: user_id, **dict(zip(held, each, strict=True))} for each in zip(*held.values(), strict=True)
+        ]
         wanted = [f"{view}:{name}" for view, features in self.assembly.needed.items() for name in features]
         told = self.store.get_online_features(wanted, rows).to_dict()
         columns = {
@@ -151,6 +149,6 @@ def _frames(assembly: Assembly, plan: FeaturePlan, runs: Sequence[Run]) -> dict[
 
 def _histories(bundle: Bundle, names: FeatureNames, runs: Sequence[Run]) -> pd.DataFrame:
     ids = bundle.items.ids
-    rows = {run.request.user_id: (ids[run.user.own].tolist(), ids[run.user.recent].tolist()) for run in runs}
+    rows = {run.request.user_id: (ids.take(run.user.own), ids.take(run.user.recent)) for run in runs}
     told = [(user, own, recent) for user, (own, recent) in rows.items()]
     return pd.DataFrame(told, columns=[names.user, "own", "recent"]).assign(event_timestamp=datetime.now(UTC))

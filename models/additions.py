@@ -41,8 +41,8 @@ def with_items(bundle: Bundle, items: pa.Table, first_seen: npt.NDArray[np.int64
     told = {name: _column(items, name)[new] for name in bundle.items.text}
     vectors = place(bundle.items, told)
     catalogue = Catalogue(
-        np.concatenate([bundle.items.ids, ids[new]]), np.vstack([bundle.vectors, vectors]),
-        {name: np.concatenate([column, told[name]]) for name, column in bundle.items.text.items()},
+        bundle.items.ids.plus(ids[new].tolist()), np.vstack([bundle.vectors, vectors]),
+        {name: column.plus(told[name].tolist()) for name, column in bundle.items.text.items()},
     )  # fmt: skip
     nothing = np.zeros(len(vectors), np.float32)
     popularity = np.concatenate([bundle.popularity, nothing])
@@ -67,7 +67,7 @@ def place(known: Catalogue, told: Mapping[str, Texts]) -> Float32s:
     found = np.zeros((n_new, known.vectors.shape[1]), np.float32)
     for name, column in told.items():
         for value in set(column.tolist()) - {""}:
-            alike = known.column(name) == value
+            alike = known.column(name).having(value)
             if count := int(alike.sum()):
                 found[column == value] += known.vectors[alike].mean(0) / np.float32(count)
     alone = ~found.any(1)
@@ -101,7 +101,9 @@ def _same_text(known: Catalogue, told: Mapping[str, Texts], numbers: Ints, n_new
     names = [name for name in FIELDS if name in told]
     if not names:
         return np.full(n_new, PAD, np.int32)
-    number_of = dict(zip(zip(*(known.column(name).tolist() for name in names), strict=True), numbers, strict=True))
+    rows = np.flatnonzero(known.column(names[0]).among(told[names[0]].tolist()))
+    texts_of_rows = zip(*(known.column(name).take(rows) for name in names), strict=True)
+    number_of = dict(zip(texts_of_rows, numbers[rows].tolist(), strict=True))
     wanted = zip(*(told[name].tolist() for name in names), strict=True)
     return np.fromiter((number_of.get(each, PAD) for each in wanted), np.int32, n_new)
 

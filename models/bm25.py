@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headwater.text import words
-from models.catalogue import Texts
+from models.catalogue import Column, Texts
 
 POSTINGS, WORDS = "search.postings.npy", "search.words.parquet"
 FILES = (POSTINGS, WORDS)
@@ -115,10 +115,10 @@ class WordIndex:
         return cls(n_items, numbers, starts, np.load(folder / POSTINGS, mmap_mode="r", allow_pickle=False))
 
 
-def index_words(n_items: int, text: Mapping[str, Texts]) -> WordIndex:
+def index_words(n_items: int, text: Mapping[str, Texts | Column]) -> WordIndex:
     """Index those of ``FIELDS`` that the items have, each (n_items,)."""
     numbers: dict[str, int] = {}
-    columns = [_numbered(text[name], numbers, weight) for name, weight in FIELDS.items() if name in text]
+    columns = [_numbered(text[name].tolist(), numbers, weight) for name, weight in FIELDS.items() if name in text]
     documents = [[word for field in fields for word in field] for fields in zip(*columns, strict=True)]
     if not numbers:
         return WordIndex(n_items, {}, np.zeros(1, np.int64), np.empty(0, POSTING))
@@ -131,10 +131,9 @@ def index_words(n_items: int, text: Mapping[str, Texts]) -> WordIndex:
     return WordIndex(n_items, numbers, np.asarray(held["indptr"], np.int64), postings)
 
 
-def _numbered(texts: Texts, numbers: dict[str, int], weight: int) -> Sequence[Sequence[int]]:
+def _numbered(texts: Sequence[str], numbers: dict[str, int], weight: int) -> Sequence[Sequence[int]]:
     """Words of each text as numbers, new ones counted on; many items share a text."""
     known = {
-        text: [numbers.setdefault(word, len(numbers)) for word in words(text)] * weight
-        for text in dict.fromkeys(texts.tolist())
+        text: [numbers.setdefault(word, len(numbers)) for word in words(text)] * weight for text in dict.fromkeys(texts)
     }
-    return [known[text] for text in texts.tolist()]
+    return [known[text] for text in texts]

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headwater.errors import ModelError
 from headwater.log import get_logger
+from headwater.online.names import Names
 from models import bm25, calibration
 from models.bm25 import WordIndex, index_words
 from models.calibration import AnyCalibrator
-from models.catalogue import Catalogue, Numbering, texts
+from models.catalogue import Catalogue, Column, Numbering, blobs, texts
 from models.encoder import UserEncoder
 from models.heads import Head
 from models.index import ItemIndex, build
 from models.ranker import Ranker
 from models.side_tables import NO_TABLES, SideTables
+from models.trends import Ints, best_first
 
 log = get_logger("models")
 FORMAT = 1
@@ -135,6 +138,11 @@ class Bundle:
         """All heads, the main one first."""
         return (Head(self.meta.objective, self.ranker, self.calibrator), *self.others)
 
+    @cached_property
+    def popular(self) -> Ints:
+        """Items that anyone bought, best first."""
+        return best_first(self.popularity)
+
     @property
     def vectors(self) -> Float32s:
         """Unit vectors of the items (n_items, dim), mapped from the file."""
@@ -180,14 +188,14 @@ def load_bundle(
     meta = check_bundle(path, expected_schema_hash, applied)
     mapped = np.load(path / "item_embeddings.npy", mmap_mode="r", allow_pickle=False)
     vectors = np.asarray(mapped)  # as an array like others: rows of numpy's own kind for files take twice as long
-    table = pq.read_table(path / "items.parquet")
-    columns = {name: texts(table[name]) for name in table.column_names}
-    items = Catalogue(columns.pop("item_id"), vectors, columns)
+    table = pq.read_table(path / "items.parquet", use_threads=False)  # beside requests, as this thread
+    columns = {name: Column.of(table[name]) for name in table.column_names if name != "item_id"}
+    items = Catalogue(Names.of(blobs(table["item_id"])), vectors, columns)
     popularity = np.load(path / "popularity.npy", allow_pickle=False)
     bundle = Bundle(
         meta=meta,
         items=items,
-        users=Numbering(texts(pq.read_table(path / "users.parquet")["user_id"])),
+        users=Numbering(Names.of(blobs(pq.read_table(path / "users.parquet")["user_id"]))),
         index=ItemIndex.load(path / "index.faiss", vectors),
         encoder=UserEncoder.from_arrays(vectors, _arrays(path / "towers.npz")),
         ranker=Ranker.from_text(path / "ranker.txt"),

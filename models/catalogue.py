@@ -1,37 +1,93 @@
-"""A bundle's numbering: strings at the edge, int32 inside."""
+"""A bundle's numbering: strings at the edge, int32 inside.
 
-import time
+Strings stay the bytes that Arrow read. A million items as Python objects take seconds to make, during which a server's
+requests wait for the interpreter, and most of its memory; a request shows some tens of them.
+"""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headwater.online.names import Names, packed
+from headwater.online.replies import Blobs
+
 Ints = npt.NDArray[np.int32]
+Bools = npt.NDArray[np.bool_]
 Texts = npt.NDArray[np.object_]
-UNKNOWN = -1
-AT_ONCE = 4_096
-"""Objects made without a pause, in about a millisecond."""
+Strings: TypeAlias = pa.ChunkedArray | pa.Array
 
 
 @dataclass
 class Numbering:
     """``ids`` (n,): an id's place is its dense number."""
 
-    ids: Texts
+    ids: Names
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def dense(self, ids: Sequence[str]) -> Ints:
         """Numbers of ids (len(ids),), -1 for unknown ones."""
-        return np.fromiter((self._places.get(each, UNKNOWN) for each in ids), np.int32, len(ids))
+        if not len(ids):
+            return np.empty(0, np.int32)
+        return self.ids.find(packed(ids)).astype(np.int32)
 
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {each: place for place, each in enumerate(self.ids.tolist())}
+
+@dataclass(frozen=True)
+class Column:
+    """A text a row, each distinct one held once: row i has ``values[numbers[i]]``."""
+
+    values: Names
+    numbers: Ints
+
+    @classmethod
+    def of(cls, texts: Strings | Sequence[str]) -> "Column":
+        """The rows of Arrow's strings, a null being empty, or of any."""
+        held = texts if isinstance(texts, pa.ChunkedArray | pa.Array) else pa.array(texts, pa.string())
+        encoded = _whole(held).dictionary_encode()
+        return cls(Names.of(blobs(encoded.dictionary)), encoded.indices.to_numpy())
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, row: int) -> str:
+        return self.values[self.numbers[row]]
+
+    def take(self, rows: npt.NDArray[Any]) -> list[str]:
+        """The texts of some rows."""
+        return self.values.take(self.numbers[rows])
+
+    def tolist(self) -> list[str]:
+        """The text of each row."""
+        return self.values.take(self.numbers)
+
+    def having(self, text: str) -> Bools:
+        """Rows with this text (n,)."""
+        return np.asarray(self.numbers == self.values.find(packed([text]))[0])
+
+    def among(self, texts: Sequence[str]) -> Bools:
+        """Rows whose text is one of these (n,)."""
+        found, wanted = self.values.find(packed(texts)), np.zeros(len(self.values), bool)
+        wanted[found[found >= 0]] = True
+        return wanted[self.numbers]
+
+    def groups(self) -> Ints:
+        """Each row's text as its place among all in order (n,), from 0, -1 where it is empty."""
+        values, places = np.unique(np.array([*self.values], str), return_inverse=True)
+        begin = int(len(values) > 0 and values[0] == "")
+        return np.asarray((places - begin)[self.numbers], np.int32)
+
+    def plus(self, texts: Sequence[str]) -> "Column":
+        """The column with further rows."""
+        found = self.values.find(packed(texts))
+        new = list(dict.fromkeys(text for text, number in zip(texts, found.tolist(), strict=True) if number < 0))
+        values = self.values.plus(new)
+        return Column(values, np.concatenate([self.numbers, values.find(packed(texts)).astype(np.int32)]))
 
 
 @dataclass
@@ -39,21 +95,23 @@ class Catalogue(Numbering):
     """Items in dense order: ``vectors`` (n, dim) of length one, ``text`` the attributes by name, each (n,)."""
 
     vectors: npt.NDArray[np.float32]
-    text: Mapping[str, Texts]
+    text: Mapping[str, Column]
 
-    def attributes(self, item: int) -> Mapping[str, str]:
-        """What is known of an item: name, category, ..."""
-        return {name: column[item] for name, column in self.text.items()}
+    def attributes(self, items: Ints) -> list[Mapping[str, str]]:
+        """What is known of some items: name, category, ..."""
+        if not self.text:
+            return [{} for _ in items]
+        told = zip(*(column.take(items) for column in self.text.values()), strict=True)
+        return [dict(zip(self.text, one, strict=True)) for one in told]
 
-    def column(self, name: str) -> Texts:
+    def column(self, name: str) -> Column:
         """One attribute of all items (n,)."""
         return self.text[name]
 
     def groups(self, name: str) -> Ints:
         """Which items have one value of an attribute in common: its number (n,), -1 where it is empty."""
         if name not in self._groups:
-            values, numbers = np.unique(self.text[name].astype(str), return_inverse=True)
-            self._groups[name] = np.asarray(numbers - (values[0] == "") if len(values) else numbers, np.int32)
+            self._groups[name] = self.text[name].groups()
         return self._groups[name]
 
     @cached_property
@@ -61,20 +119,21 @@ class Catalogue(Numbering):
         return {}
 
 
-def texts(column: pa.ChunkedArray) -> Texts:
-    """Strings as objects, equal ones shared; a null is empty.
+def blobs(column: Strings) -> Blobs:
+    """Strings where Arrow has them; a null is empty."""
+    held = _whole(column)
+    _, offsets, raw = held.buffers()
+    ends = np.frombuffer(offsets or bytes(8), np.int64)[held.offset : held.offset + len(held) + 1]
+    return Blobs(np.frombuffer(raw or b"", np.uint8), ends[:-1].copy(), np.diff(ends))
 
-    They are made some at a time: a server makes them beside requests, whose threads have a turn in between.
-    """
-    encoded = column.combine_chunks().dictionary_encode()
-    distinct, numbers = encoded.dictionary, encoded.indices.fill_null(len(encoded.dictionary))
-    words, found = np.empty(len(distinct) + 1, object), np.empty(len(numbers), object)
-    words[-1] = ""
-    for begin in range(0, len(distinct), AT_ONCE):
-        held = distinct.slice(begin, AT_ONCE).to_pylist()
-        words[begin : begin + len(held)] = held
-        time.sleep(0)
-    places = numbers.to_numpy(zero_copy_only=False)
-    for begin in range(0, len(places), AT_ONCE):
-        found[begin : begin + AT_ONCE] = words[places[begin : begin + AT_ONCE]]
-    return found
+
+def texts(column: Strings) -> Texts:
+    """Strings as objects; a null is empty."""
+    return np.asarray(_whole(column).to_numpy(zero_copy_only=False), object)
+
+
+def _whole(column: Strings) -> pa.LargeStringArray:
+    """In one piece, of which no offset is too large."""
+    held = column.cast(pa.large_string())
+    held = held.fill_null("") if held.null_count else held
+    return held.combine_chunks() if isinstance(held, pa.ChunkedArray) else held

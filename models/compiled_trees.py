@@ -7,9 +7,8 @@ order, and come by feature and threshold: a loop stops at the first threshold th
 words as it needs. Leaf values are added tree by tree, as LightGBM adds them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
 Words = npt.NDArray[np.uint32]
+Places = npt.NDArray[np.int64]
 
 LANES, WORD = 64, 32
 """Rows judged side by side; leaves a word holds. A tree has words in pairs, so that the usual tree is one read."""
@@ -35,6 +35,7 @@ RIGHT, LEFT, SET = 0, 1, 2
 _CATEGORICAL, _DEFAULT_LEFT = 1, 2
 _ALL = (1 << WORD) - 1
 _EVERY = np.uint32(_ALL)
+_i8s = types.Array(types.int64, 1, "C")
 
 
 class NotCoveredError(ModelError):
@@ -79,25 +80,29 @@ class CompiledTrees:
         header, *trees = [_fields(part) for part in text.partition("\nend of trees")[0].split("\nTree=")]
         if reason := _not_covered(header, trees):
             raise NotCoveredError(f"ranker: {reason}, which is not compiled. LightGBM scores it, several times slower.")
-        ends, values, splits = [0], [np.empty(0)], []
-        for tree in trees:
-            leaves, held = _laid_out(tree, ends[-1])
-            padded = np.zeros(-(-len(leaves) // (2 * WORD)) * 2 * WORD)
-            padded[: len(leaves)] = np.array(tree["leaf_value"].split(), np.float64)[leaves]
-            values.append(padded)
-            ends.append(ends[-1] + len(padded) // WORD)
-            splits += held
-        splits.sort(key=lambda split: (*split.group, split.threshold))
+        sizes, ends = _sizes(trees)
+        leaves, begins, lasts = _laid_out(sizes, _numbers(trees, "left_child"), _numbers(trees, "right_child"))
+        values = np.zeros(int(ends[-1]) * WORD)
+        tree_of_leaf = np.repeat(np.arange(len(sizes)), sizes + 1)
+        first_leaf = np.cumsum(sizes + 1) - sizes - 1
+        place = np.arange(len(leaves)) - first_leaf[tree_of_leaf]
+        held = _numbers(trees, "leaf_value", np.float64)
+        values[ends[tree_of_leaf] * WORD + place] = held[leaves + first_leaf[tree_of_leaf]]
+        node, slot, kept = _words(begins, lasts, np.repeat(ends[:-1], sizes))
+        thresholds, kinds = _numbers(trees, "threshold", np.float64)[node], _kinds(trees)[node]
+        order = np.lexsort((thresholds, *kinds.T[::-1]))
+        kinds, thresholds, node = kinds[order], thresholds[order], node[order]
+        set_ends, sets = _sets(trees, sizes, kinds, node)
         return cls(
             n_features=int(header["max_feature_idx"]) + 1,
-            groups=_groups(splits),
-            thresholds=_floors(np.array([split.threshold for split in splits], np.float64)),
-            kept=np.array([split.kept for split in splits], np.uint32),
-            slots=np.array([split.slot for split in splits], np.uint32),
-            set_ends=np.cumsum([0, *(len(split.categories) for split in splits)]).astype(np.int32),
-            sets=np.array([word for split in splits for word in split.categories], np.uint32),
-            ends=np.array(ends, np.int32),
-            values=np.concatenate(values),
+            groups=_groups(kinds),
+            thresholds=_floors(thresholds),
+            kept=kept[order],
+            slots=slot[order],
+            set_ends=set_ends,
+            sets=sets,
+            ends=ends.astype(np.int32),
+            values=values,
         )
 
     def raw_scores(self, features: Float32s) -> Float64s:
@@ -117,17 +122,6 @@ class CompiledTrees:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """A split, or the part of it that concerns one word of its tree's leaves."""
-
-    group: tuple[int, int, int]
-    threshold: float
-    categories: tuple[int, ...]
-    slot: int
-    kept: int
-
-
 def _fields(part: str) -> dict[str, str]:
     return {name: value for name, _, value in (line.partition("=") for line in part.splitlines())}
 
@@ -140,56 +134,83 @@ def _not_covered(header: Mapping[str, str], trees: Sequence[Mapping[str, str]]) 
     return "its leaves are linear" if any(tree.get("is_linear", "0") != "0" for tree in trees) else None
 
 
-def _laid_out(tree: Mapping[str, str], first_word: int) -> tuple[list[int], list[_Split]]:
-    """Leaves from left to right, and what each split does to the words that hold them."""
-    left, right, features, decisions = (
-        list(map(int, tree.get(name, "").split()))
-        for name in ("left_child", "right_child", "split_feature", "decision_type")
-    )
-    bounds, words = (list(map(int, tree.get(name, "").split())) for name in ("cat_boundaries", "cat_threshold"))
-    thresholds = list(map(float, tree.get("threshold", "").split()))
-    leaves: list[int] = []
-    begins: dict[int, int] = {}
-    splits: list[_Split] = []
-    waiting = [0] if left else [~0]  # a leaf is the complement of its number
-    while waiting:
-        node = waiting.pop()
-        if node < 0:
-            leaves.append(~node)
-        elif node not in begins:
-            begins[node] = len(leaves)
-            waiting += [right[node], node, left[node]]
-        else:
-            group = _group(features[node], decisions[node])
-            categories: tuple[int, ...] = ()
-            if group[2] == SET:
-                at = int(thresholds[node])
-                categories = tuple(words[bounds[at] : bounds[at + 1]])
-            for word, kept in _kept(begins[node], len(leaves)):
-                splits.append(_Split(group, thresholds[node], categories, first_word + word, kept))
-    return leaves, splits
+def _numbers(trees: Sequence[Mapping[str, str]], name: str, kind: Any = np.int64) -> npt.NDArray[Any]:
+    """A field of all trees, end to end."""
+    return np.fromstring(" ".join(tree.get(name, "") for tree in trees), kind, sep=" ")
 
 
-def _group(feature: int, decision: int) -> tuple[int, int, int]:
-    if decision & _CATEGORICAL:
-        return feature, NO_MISSING, SET
-    return feature, decision >> 2 & 3, LEFT if decision & _DEFAULT_LEFT else RIGHT
+def _sizes(trees: Sequence[Mapping[str, str]]) -> tuple[Places, Places]:
+    """Splits of each tree (trees,), and where its words end (trees + 1,)."""
+    sizes = np.array([int(tree["num_leaves"]) - 1 for tree in trees], np.int64)
+    pairs = -(-(sizes + 1) // (2 * WORD))
+    return sizes, np.concatenate([[0], np.cumsum(2 * pairs)])
 
 
-def _kept(begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """Words that hold the leaves from ``begin`` to ``end``, each with the bits of all others."""
-    for word in range(begin // WORD, (end - 1) // WORD + 1):
-        first, last = max(begin - word * WORD, 0), min(end - word * WORD, WORD)
-        yield word, _ALL ^ ((1 << last) - (1 << first))
+@compiled(types.UniTuple(_i8s, 3)(_i8s, _i8s, _i8s))
+def _laid_out(sizes: Places, left: Places, right: Places) -> tuple[Places, Places, Places]:
+    """Each tree's leaves from left to right (leaves,), and of those which lie left of each split: first, end (splits,).
+
+    A leaf is the complement of its number.
+    """
+    leaves, begins = np.empty(len(left) + len(sizes), np.int64), np.full(len(left), -1)
+    lasts = np.empty(len(left), np.int64)
+    waiting = np.empty(2 * len(left) + 2, np.int64)
+    first = done = 0
+    for size in sizes:
+        begun, depth = done, 1
+        waiting[0] = 0 if size else ~0
+        while depth:
+            depth -= 1
+            node = waiting[depth]
+            if node < 0:
+                leaves[done] = ~node
+                done += 1
+            elif begins[first + node] < 0:
+                begins[first + node] = done - begun
+                waiting[depth], waiting[depth + 1], waiting[depth + 2] = right[first + node], node, left[first + node]
+                depth += 3
+            else:
+                lasts[first + node] = done - begun
+        first += size
+    return leaves, begins, lasts
 
 
-def _groups(splits: Sequence[_Split]) -> Ints:
-    found, first = [], 0
-    for group, held in groupby(splits, lambda split: split.group):
-        end = first + len(list(held))
-        found.append((*group, first, end))
-        first = end
-    return np.array(found, np.int32).reshape(-1, 5)
+def _words(begins: Places, ends: Places, first_words: Places) -> tuple[Places, Words, Words]:
+    """Of each word that holds some of the leaves on a split's left: the split, the word, and the bits of all others."""
+    first, last = begins // WORD, (ends - 1) // WORD
+    counts = last - first + 1
+    node = np.repeat(np.arange(len(begins)), counts)
+    word = first[node] + np.arange(len(node)) - np.repeat(np.cumsum(counts) - counts, counts)
+    begin, end = np.maximum(begins[node] - word * WORD, 0), np.minimum(ends[node] - word * WORD, WORD)
+    kept = _ALL ^ ((1 << end) - (1 << begin))
+    return node, (first_words[node] + word).astype(np.uint32), kept.astype(np.uint32)
+
+
+def _kinds(trees: Sequence[Mapping[str, str]]) -> Places:
+    """Feature of each split, what is missing there, and where that goes (splits, 3)."""
+    feature, decision = _numbers(trees, "split_feature"), _numbers(trees, "decision_type")
+    is_set = decision & _CATEGORICAL > 0
+    missing = np.where(is_set, NO_MISSING, decision >> 2 & 3)
+    return np.stack([feature, missing, np.where(is_set, SET, np.where(decision & _DEFAULT_LEFT, LEFT, RIGHT))], axis=1)
+
+
+def _sets(trees: Sequence[Mapping[str, str]], sizes: Places, kinds: Places, node: Places) -> tuple[Ints, Words]:
+    """Where each split's categories end (splits + 1,), and they."""
+    ends, sets = np.zeros(len(node) + 1, np.int64), [np.empty(0, np.uint32)]
+    tree_of, first = np.repeat(np.arange(len(sizes)), sizes), np.cumsum(sizes) - sizes
+    for at in np.flatnonzero(kinds[:, 2] == SET).tolist():
+        tree = trees[tree_of[node[at]]]
+        number = int(float(tree["threshold"].split()[node[at] - first[tree_of[node[at]]]]))
+        bounds = tree["cat_boundaries"].split()
+        sets.append(np.array(tree["cat_threshold"].split()[int(bounds[number]) : int(bounds[number + 1])], np.uint32))
+        ends[at + 1] = len(sets[-1])
+    return np.cumsum(ends).astype(np.int32), np.concatenate(sets)
+
+
+def _groups(kinds: Places) -> Ints:
+    """Runs of splits of one kind: it, the first of them, their end (groups, 5)."""
+    begins = np.flatnonzero(np.r_[True, (kinds[1:] != kinds[:-1]).any(1)][: len(kinds)])
+    return np.column_stack([kinds[begins], begins, np.append(begins[1:], len(kinds))[: len(begins)]]).astype(np.int32)
 
 
 def _floors(thresholds: Float64s) -> Float32s:

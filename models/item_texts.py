@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.log import get_logger
-from models.catalogue import Texts
+from models.catalogue import Column, Texts
 from models.encoder import unit
 from models.evaluation.metrics import PAD, Ints
 from models.sentences import is_installed, sentence_model
@@ -130,7 +130,7 @@ class ItemTexts:
         return cls(vectors, texts, popularity, directions)
 
 
-def describe_items(text: Mapping[str, Texts], popularity: Float32s, embed: Embed | None = None) -> ItemTexts:
+def describe_items(text: Mapping[str, Texts | Column], popularity: Float32s, embed: Embed | None = None) -> ItemTexts:
     """Vectors of the items' distinct texts, of those of ``FIELDS`` that there are, each (n_items,).
 
     Parameters

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headwater.plan import DAY_MS
-from models.catalogue import Texts, texts
+from models.catalogue import Column, texts
 from models.evaluation.metrics import Ints
 from models.interactions import Ids, Interactions
 from models.trends import POPULAR_DAYS, best_first, popularity, trending
@@ -41,7 +41,7 @@ class Segments:
     """``users`` has each attribute's value of every user (n_users,), empty where it is not known."""
 
     segments: Sequence[Segment]
-    users: Mapping[str, Texts] = field(repr=False)
+    users: Mapping[str, Column] = field(repr=False)
 
     def of(self, attribute: str) -> Mapping[str, Segment]:
         """The segments of one attribute by its value."""
@@ -54,7 +54,7 @@ class Segments:
             name: pa.array([getattr(one, name).tolist() for one in self.segments], pa.list_(pa.int32()))
             for name in _ITEMS
         }
-        users = {name: pa.array(held, pa.string()) for name, held in self.users.items()}
+        users = {name: pa.array(held.tolist(), pa.string()) for name, held in self.users.items()}
         pq.write_table(pa.table(names | lists), folder / LISTS)
         pq.write_table(pa.table(users), folder / USERS)
 
@@ -65,7 +65,7 @@ class Segments:
         segments = (
             Segment(row["attribute"], row["value"], *(np.array(row[name], np.int32) for name in _ITEMS)) for row in rows
         )
-        return cls(tuple(segments), {name: texts(users[name]) for name in users.column_names})
+        return cls(tuple(segments), {name: Column.of(users[name]) for name in users.column_names})
 
 
 def find_segments(
@@ -92,7 +92,7 @@ def find_segments(
             if len(np.unique(among.between(at_ms - POPULAR_DAYS * DAY_MS, at_ms).user)) >= least_buyers:
                 lists = (best_first(scores(among, at_ms))[:DEPTH] for scores in (popularity, trending))
                 found.append(Segment(name, value, *lists))
-    return Segments(tuple(found), values)
+    return Segments(tuple(found), {name: Column.of(held) for name, held in values.items()})
 
 
 def _of(bought: Interactions, members: Bools) -> Interactions:

@@ -1,10 +1,16 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
+import os
+import sys
+import threading
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import redis
@@ -14,6 +20,7 @@ from headwater.errors import ConfigError, ModelError
 from headwater.log import get_logger
 from headwater.online.connect import connect
 from headwater.online.mirror import Mirror
+from headwater.online.names import Names
 from headwater.online.reader import OnlineReader
 from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan
@@ -22,7 +29,6 @@ from models import bundle as bundles
 from models.heads import weigh
 from models.item_texts import ItemTexts, query_vector
 from models.sentences import is_installed
-from models.trends import best_first
 from serving import rules
 from serving.aliases import champion
 from serving.arrivals import Arrivals
@@ -44,6 +50,11 @@ from serving.telemetry import Telemetry
 from serving.tuning import Tuning, read_tuning
 
 log = get_logger("serving")
+T = TypeVar("T")
+PATIENCE = 10
+"""Of a thread that prepares a bundle (nice): it has a tenth of a core that others want, rather than a half."""
+SWITCH_S = 0.0005
+"""How long it keeps the interpreter from a request's thread, which asks for it some tens of times."""
 NONE_SUCH = ("none such",)
 """An item to look up, so that all of them have their numbers."""
 
@@ -84,7 +95,7 @@ class Builder:
         tuning = self._tuning(repo)
         config = tuning.surfaces
         ranker = config.features.ranker
-        loaded = bundles.load_bundle(folder, plan.schema_hash(ranker), plan.feature_hashes(ranker))
+        loaded = patiently(partial(bundles.load_bundle, folder, plan.schema_hash(ranker), plan.feature_hashes(ranker)))
         names = plan.service(ranker).names
         if loaded.ranker.feature_names != names:
             raise ModelError(
@@ -92,18 +103,18 @@ class Builder:
                 "has now. Train anew."
             )
         if self.arrivals is not None:
-            loaded = self.arrivals.added_to(loaded)
+            loaded = patiently(partial(self.arrivals.added_to, loaded))
         reader = OnlineReader(self.store, plan, self.clock)
         _check(config, plan)
-        bundle = as_bundle(loaded, config.sources)
+        bundle = patiently(partial(as_bundle, loaded, config.sources))
         wanted = [name for surface in config.surfaces.values() for name in surface.quotas(newcomer=True)]
         tell_idle(bundle.version, bundle.sources, wanted)
         funnel = Funnel(
             bundle=bundle,
             surfaces=config.surfaces,
             names=config.features,
-            state=Remembering(StateReader.of(reader, config.features, loaded.users, loaded.items)),
-            features=Hydration(reader, self._items(plan, config.features, loaded.items.ids.tolist())),
+            state=Remembering(StateReader(reader, config.features, loaded.users, loaded.items)),
+            features=Hydration(reader, self._items(plan, config.features, loaded.items.ids)),
             availability=StoredAvailability(self._withdrawn_of(plan.project), loaded.items),
             rules=RuleBook(Path(plan.repo) / rules.FILE, loaded.items),
             reasons=Reasons(config.reasons, config.source_reasons, {name: at for at, name in enumerate(names)}),
@@ -134,7 +145,7 @@ class Builder:
         self.tunings[repo] = tuning
         return tuned
 
-    def _items(self, plan: FeaturePlan, names: FeatureNames, ids: Sequence[str]) -> Mirror | None:
+    def _items(self, plan: FeaturePlan, names: FeatureNames, ids: Names) -> Mirror | None:
         if self.run_dir is None:
             return None
         folder = self.run_dir / "items"
@@ -165,6 +176,22 @@ class Builder:
         if self.arrivals is not None:
             self.arrivals.took(time.monotonic() - began)
         return funnel
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Do something in a thread of its own that leaves a core to others who want it: requests are answered meanwhile."""
+
+    def give_way() -> None:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENCE)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        with ThreadPoolExecutor(1, "patient", give_way) as pool:
+            return pool.submit(work).result()
+    finally:
+        sys.setswitchinterval(before)
 
 
 def build_recommender(settings: Settings, version: str | None = None, clock: Clock | None = None) -> Funnel:
@@ -204,7 +231,7 @@ def as_bundle(loaded: bundles.Bundle, sources: SourceSettings) -> Bundle:
         index=loaded.index,
         ranker=loaded.ranker,
         calibrate=loaded.calibrator,
-        popular=best_first(loaded.popularity),
+        popular=loaded.popular,
         search=Search(loaded.items, loaded.words, loaded.index, loaded.popularity, _told(loaded)),
         weigh=partial(weigh, loaded.heads),
     )

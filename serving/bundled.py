@@ -30,7 +30,7 @@ def sources_of(bundle: Bundle, settings: SourceSettings) -> Mapping[str, Source]
     ConfigError
         The declared attribute is none that the bundle has segments by.
     """
-    popular, trending = best_first(bundle.popularity), best_first(bundle.trending)
+    popular, trending = bundle.popular, best_first(bundle.trending)
     tables = bundle.tables
     found: dict[str, Source] = {
         "buy_it_again": BuyItAgain(),

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headwater.plan import DAY_MS
-from serving.ports import Floats, Ints, Times, UserState
+from serving.ports import Column, Floats, Ints, Times, UserState
 from serving.sources import Drawing
 
 
@@ -21,11 +20,11 @@ class InSegment:
 
     by_segment: Mapping[str, Ints]
     everyone: Ints
-    of_user: NDArray[np.object_] = field(repr=False)
+    of_user: Column = field(repr=False)
     waits: ClassVar[bool] = False
 
     def propose(self, user: UserState, n: int) -> Ints:
-        segment = user.segment or (str(self.of_user[user.user]) if user.user >= 0 else "")
+        segment = user.segment or (self.of_user[user.user] if user.user >= 0 else "")
         return self.by_segment.get(segment, self.everyone)[:n]
 
 

@@ -15,7 +15,7 @@ TOLD = 5
 
 def explain(run: Run, bundle: Bundle, surface: Surface, item: int) -> Explanation:
     """Follow one item through the stages of a run."""
-    item_id = str(bundle.catalogue.ids[item])
+    item_id = bundle.catalogue.ids[item]
     lines = [_proposed(run, surface, item)]
     rows = np.flatnonzero(run.eligible.items == item)
     if not len(rows):

@@ -121,16 +121,18 @@ class Funnel:
         filters = filters if search is None else filters.within(search.allowed)
         removed = filters.removed_by(candidates.items)  # int16 (n_candidates,)
         eligible = self._eligible(request, candidates, filters, removed, trace)  # (n_eligible,)
-        features = self._hydrate(request, user, eligible, trace)  # float32 (n_eligible, n_features)
+        item_ids = self.bundle.catalogue.ids.take(eligible.items)  # (n_eligible,)
+        features = self._hydrate(request, user, eligible, item_ids, trace)  # float32 (n_eligible, n_features)
         scores = self._rank(request, eligible, features, trace)  # float32 (n_eligible,)
         ordered = ruled.shift(eligible.items, scores, request.surface, now_ms)  # float32 (n_eligible,)
         ordered = ordered if search is None else self._match(search, eligible, features, ordered, trace)
         shown = self._rerank(request, surface, eligible, ordered, pins, trace)  # rows of eligible, best first
         chances = self._calibrate(request, scores, features, trace)  # float32 (n_eligible,)
-        ranked = self._reply(eligible, features, chances, shown.rows, trace)
+        ranked = self._reply(eligible, item_ids, features, chances, shown.rows, trace)
         return Run(
-            request, user, proposals, candidates, filters, removed, eligible, features, scores, chances, shown, ranked
-        )
+            request, user, proposals, candidates, filters, removed, eligible, item_ids, features, scores, chances,
+            shown, ranked,
+        )  # fmt: skip
 
     def search(
         self,
@@ -167,7 +169,7 @@ class Funnel:
     def proposed_by(self, source: str, user_id: str, n: int) -> list[str]:
         """Item ids that one source alone proposes to a user, best first, at most n."""
         items = self.bundle.sources[source].propose(self.state.read(user_id), n)
-        return [str(self.bundle.catalogue.ids[item]) for item in items]
+        return self.bundle.catalogue.ids.take(items)
 
     def similar(self, item_id: str, limit: int = 10, exclude: Sequence[str] = ()) -> Ranked:
         """Return an item's nearest neighbours; the score is the cosine."""
@@ -180,11 +182,10 @@ class Funnel:
         near = self.bundle.index.search(vector, limit + len(unwanted))[0]
         near = near[(near >= 0) & absent(near, unwanted)][:limit]
         likeness = (catalogue.vectors[near] @ vector[0]).astype(np.float32)
+        told = zip(catalogue.ids.take(near), likeness.tolist(), count(1), catalogue.attributes(near), strict=False)
         items = [
-            RankedItem(
-                str(catalogue.ids[near_item]), float(score), position, ("similar",), (), catalogue.attributes(near_item)
-            )
-            for position, (near_item, score) in enumerate(zip(near.tolist(), likeness, strict=True), start=1)
+            RankedItem(near_id, score, position, ("similar",), (), attributes)
+            for near_id, score, position, attributes in told
         ]
         return Ranked(trace.request_id, items, tuple(trace.degraded), self.version, variant="")
 
@@ -277,14 +278,16 @@ class Funnel:
         spare = filters.first(popular, missing + len(eligible))
         return _extended(eligible, spare[absent(spare, eligible.items)][:missing])
 
-    def _hydrate(self, request: Request, user: UserState, eligible: Candidates, trace: Trace) -> Matrix | None:
+    def _hydrate(
+        self, request: Request, user: UserState, eligible: Candidates, item_ids: Sequence[str], trace: Trace
+    ) -> Matrix | None:
         if not len(eligible):
             return None
         catalogue, n = self.bundle.catalogue, len(eligible)
         entities = {
             self.names.user: [request.user_id] * n,
-            self.names.item: catalogue.ids[eligible.items].tolist(),
-            **{key: catalogue.column(name)[eligible.items].tolist() for key, name in self.names.attributes.items()},
+            self.names.item: item_ids,
+            **{key: catalogue.column(name).take(eligible.items) for key, name in self.names.attributes.items()},
         }
         matrix = trace.attempt(
             "hydrate",
@@ -347,18 +350,19 @@ class Funnel:
     def _reply(
         self,
         eligible: Candidates,
+        item_ids: Sequence[str],
         features: Matrix | None,
         scores: Floats,
         shown: NDArray[np.intp],
         trace: Trace,
     ) -> Ranked:
-        catalogue, rows = self.bundle.catalogue, shown.tolist()
+        rows = shown.tolist()
         values = [None] * len(rows) if features is None else features.values[shown].tolist()
         sources = eligible.of(shown)
-        attributes = [catalogue.attributes(item) for item in eligible.items[shown].tolist()]
+        attributes = self.bundle.catalogue.attributes(eligible.items[shown])
         none: list[tuple[str, ...]] = [()] * len(rows)
         reasons = trace.attempt("reasons", lambda: [*map(self.reasons.of, values, sources, attributes)], lambda: none)
-        ids = map(str, catalogue.ids[eligible.items[shown]])
+        ids = [item_ids[row] for row in rows]
         told = zip(ids, scores[shown].tolist(), count(1), sources, reasons, attributes, strict=False)
         items = [RankedItem(*one) for one in told]
         return Ranked(trace.request_id, items, tuple(dict.fromkeys(trace.degraded)), self.version, self.variant)
@@ -369,7 +373,6 @@ class Funnel:
             shown = [item.item_id for item in run.ranked.items]
             self.showings.note(run.request.user_id, run.ranked.request_id, shown, run.user.now_ms, max(windows))
         at_ms = self.clock.now_ms() if run.features is None else run.features.now
-        item_ids = self.bundle.catalogue.ids[run.eligible.items].tolist()
         surface = run.request.surface
         self.telemetry.listed(surface, self.variant, run.chances)
         shade = None
@@ -377,7 +380,7 @@ class Funnel:
             shade = self.shadow.ask(surface, run.features.values)
         self.impressions.log(
             Impression(
-                at_ms, run.request, run.ranked, self.names.ranker, self.bundle.schema_hash, item_ids, run.eligible,
+                at_ms, run.request, run.ranked, self.names.ranker, self.bundle.schema_hash, run.item_ids, run.eligible,
                 run.chances, run.shown, run.features, self.experiment, shade,
             )
         )  # fmt: skip

@@ -3,7 +3,7 @@
 import fcntl
 import threading
 import weakref
-from collections.abc import MutableMapping, Sequence
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from headwater.log import get_logger
 from headwater.online.entity import Entity
 from headwater.online.keeper import Keeper
 from headwater.online.mirror import Layout, Mirror
+from headwater.online.names import Names
 from headwater.online.reader import Entities, Matrix, OnlineReader, ViewRead
 from headwater.plan import FeaturePlan
 from serving.ports import Ints
@@ -37,7 +38,9 @@ class Hydration:
 
         Errors are those of :meth:`OnlineReader.read_matrix`.
         """
-        known: dict[str, ViewRead] = {} if self.items is None else self.items.read(items)
+        known: dict[str, ViewRead] = {}
+        if self.items is not None:
+            known = self.items.read(items, entities[self.items.layout.join_key])
         return self.reader.read_matrix(service, entities, held=held, known=known)
 
 
@@ -47,7 +50,7 @@ def mirrored(
     clock: Clock,
     service: str,
     join_key: str,
-    ids: Sequence[str],
+    ids: Names,
     folder: Path,
     known: MutableMapping[Path, Mirror],
 ) -> Mirror | None:
@@ -64,7 +67,7 @@ def mirrored(
     path = layout.file(folder, ids, plan.project, *(str(where.get(name)) for name in ("path", "host", "port", "db")))
     if (held := known.get(path)) is not None:
         return held
-    mirror, ended = Mirror(layout, ids, path), threading.Event()
+    mirror, ended = Mirror(layout, len(ids), path), threading.Event()
     known[path] = mirror
     weakref.finalize(mirror, ended.set)
     keeping = _Keeping(Keeper(store, plan, clock, layout, ids, path), ended)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.online.entity import Entity
+from headwater.online.names import Names
 from headwater.online.reader import Entities, Matrix
 from serving.guard import Deadline
 
@@ -123,19 +124,49 @@ class Search(Protocol):
         ...
 
 
+class Column(Protocol):
+    """One attribute of all items, or of all users; row i has ``values[numbers[i]]``."""
+
+    @property
+    def values(self) -> Names:
+        """The distinct ones."""
+        ...
+
+    @property
+    def numbers(self) -> Ints:
+        """(n,)"""
+        ...
+
+    def __getitem__(self, row: int) -> str:
+        """The value of one."""
+        ...
+
+    def take(self, rows: NDArray[Any]) -> list[str]:
+        """The values of some."""
+        ...
+
+    def having(self, text: str) -> Bools:
+        """Rows that have it (n,)."""
+        ...
+
+    def among(self, texts: Sequence[str]) -> Bools:
+        """Rows that have one of these (n,)."""
+        ...
+
+
 class Catalogue(Numbering, Protocol):
     """The bundle's items; row i is dense item i."""
 
-    ids: NDArray[np.object_]
+    ids: Names
     """(n_items,)"""
     vectors: Floats
     """(n_items, dim), unit length."""
 
-    def attributes(self, item: int) -> Mapping[str, str]:
-        """What is known of an item: name, category, ..."""
+    def attributes(self, items: Ints) -> Sequence[Mapping[str, str]]:
+        """What is known of some items: name, category, ..."""
         ...
 
-    def column(self, name: str) -> NDArray[np.object_]:
+    def column(self, name: str) -> Column:
         """One attribute of all items (n_items,)."""
         ...
 

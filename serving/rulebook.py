@@ -13,7 +13,7 @@ from headwater.declared import read_declared
 from headwater.errors import ConfigError, HeadwaterError
 from headwater.log import get_logger
 from headwater.text import fold
-from serving.ports import Catalogue, Floats, Ints
+from serving.ports import Catalogue, Column, Floats, Ints
 from serving.rules import Policy, Rule, Rules
 
 log = get_logger("serving")
@@ -128,7 +128,7 @@ def _named(rule: Rule, catalogue: Catalogue) -> Bools:
         among[numbers[numbers >= 0]] = True
     for name, wanted in rule.where.items():
         values = (wanted,) if isinstance(wanted, str) else wanted
-        among &= np.isin(column(catalogue, name, f"rule {rule.name}"), np.array(values, object))
+        among &= column(catalogue, name, f"rule {rule.name}").among(values)
     return among
 
 
@@ -143,12 +143,12 @@ def _barred(policy: Policy, catalogue: Catalogue) -> Bools:
     pattern = re.compile(rf"(?<!\w)(?:{words})(?!\w)")
     barred = np.zeros(len(catalogue.ids), bool)
     for name in policy.attributes:
-        texts, place = np.unique(column(catalogue, name, POLICY).astype(str), return_inverse=True)
-        barred |= np.array([bool(pattern.search(fold(text))) for text in texts.tolist()], bool)[place]
+        told = column(catalogue, name, POLICY)
+        barred |= np.array([bool(pattern.search(fold(text))) for text in told.values], bool)[told.numbers]
     return barred
 
 
-def column(catalogue: Catalogue, name: str, who: str) -> NDArray[np.object_]:
+def column(catalogue: Catalogue, name: str, who: str) -> Column:
     """One attribute of all items (n_items,).
 
     Raises

@@ -1,7 +1,7 @@
 """One request's way through the funnel: which stages fell back, and what each made."""
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -77,6 +77,7 @@ class Run:
         Of each source, best first.
     removed : (n_candidates,)
         Number of the filter that removed each candidate, -1 for none.
+    item_ids : (n_eligible,)
     scores, chances : (n_eligible,)
         The ranker's, and as probabilities; where it did not answer, what stands in for both.
     """
@@ -88,6 +89,7 @@ class Run:
     filters: Filters
     removed: NDArray[np.int16]
     eligible: Candidates
+    item_ids: Sequence[str]
     features: Matrix | None
     scores: Floats
     chances: Floats

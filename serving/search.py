@@ -7,7 +7,7 @@ sentence model, where it is installed and the bundle's texts were compared by it
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
@@ -39,7 +39,6 @@ class Search:
     index: Index
     popularity: Floats
     texts: ItemTexts | None = None
-    _values: dict[str, Mapping[str, int]] = field(default_factory=dict, repr=False)
 
     def sought(self, query: str, require: Mapping[str, str]) -> "Sought":
         """Begin the search for one request.
@@ -65,20 +64,13 @@ class Search:
         return np.asarray(np.logical_and.reduce([self._having(name, value) for name, value in require.items()]))
 
     def _having(self, name: str, value: str) -> Bools:
-        groups = self._groups(name)
-        if name not in self._values:  # objects are slow to compare, so each value's number is looked up once
-            values, first = np.unique(self.catalogue.column(name).astype(str), return_index=True)
-            self._values[name] = dict(zip(values.tolist(), groups[first].tolist(), strict=True))
-        number = self._values[name].get(value) if value else None
-        return np.zeros(len(groups), bool) if number is None else np.asarray(groups == number)
-
-    def _groups(self, name: str) -> Ints:
         try:
-            return self.catalogue.groups(name)
+            column = self.catalogue.column(name)
         except KeyError:
             raise DataError(
                 f"require: the catalogue has no attribute {name[:80]!r}. Require one that its items have."
             ) from None
+        return column.having(value) if value else np.zeros(len(self.popularity), bool)
 
 
 @dataclass

@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from headwater.online.names import Names, packed
 from headwater.online.reader import OnlineReader
-from serving.ports import Catalogue, Ints, Numbering, State, UserState
+from serving.ports import Ints, Numbering, State, UserState
 from serving.surfaces import FeatureNames
 
 REMEMBERED = 10_000
@@ -23,13 +22,7 @@ class StateReader:
     reader: OnlineReader
     names: FeatureNames
     users: Numbering
-    items: Names
-    """The catalogue's ids: found without a look-up in Python for each of a thousand items."""
-
-    @classmethod
-    def of(cls, reader: OnlineReader, names: FeatureNames, users: Numbering, items: Catalogue) -> "StateReader":
-        """For the users and items of a bundle."""
-        return cls(reader, names, users, Names.of(packed(items.ids.tolist())))
+    items: Numbering
 
     def unknown(self, user_id: str) -> UserState:
         """What is left where the store does not answer: who it is."""
@@ -52,7 +45,7 @@ class StateReader:
         wanted = {names.own: (names.own_weight, names.own_newest)}
         read = self.reader.read_views({names.own: keys}, held=held, features=wanted)[names.own]
         values = read.values
-        items = self.items.find(packed(keys.columns[1])).astype(np.int32)
+        items = self.items.dense(keys.columns[1])
         weight = np.nan_to_num(np.asarray(values[names.own_weight], np.float64))
         newest = np.nan_to_num(np.asarray(values[names.own_newest], np.float64))
         age_ms = read.at - newest.astype(np.int64)

@@ -126,6 +126,15 @@ def find(
     return found
 
 
+@compiled(types.Array(types.uint8, 1, "C")(_bytes, _ints, _ints))
+def joined(raw: Bytes, starts: Ints, sizes: Ints) -> Bytes:
+    """n texts end to end, a zero byte between two."""
+    out, at = np.zeros(max(0, sizes.sum() + len(sizes) - 1), np.uint8), 0
+    for text in range(len(sizes)):
+        at = _copied(out, at, raw, starts[text], starts[text] + sizes[text]) + 1
+    return out
+
+
 @compiled(types.UniTuple(_ints, 2)(_bytes, _ints, _ints, _slots, uint64, _ints, _ints, _bytes, _bytes, int64))
 def values(
     raw: Bytes, starts: Ints, sizes: Ints, slots: Slots, seed: int, begins: Ints, lengths: Ints, of: Bytes,

@@ -12,7 +12,7 @@ from headwater.clock import Clock
 from headwater.online.changes import Changes
 from headwater.online.keys import Keys, entity_key, project_prefix
 from headwater.online.mirror import Layout, holds
-from headwater.online.names import Names, packed
+from headwater.online.names import Names
 from headwater.online.reader import OnlineReader
 from headwater.online.replies import Blobs
 from headwater.online.shared import Draft, monotonic_ms, publish
@@ -33,13 +33,12 @@ class Keeper:
     """
 
     def __init__(
-        self, store: redis.Redis, plan: FeaturePlan, clock: Clock, layout: Layout, ids: Sequence[str], path: Path
+        self, store: redis.Redis, plan: FeaturePlan, clock: Clock, layout: Layout, ids: Names, path: Path
     ) -> None:
         self.path = path
         self._store, self._clock, self._layout, self._ids = store, clock, layout, ids
         self._reader = OnlineReader(store, plan, clock)
         self._prefix = entity_key(project_prefix(plan.project), layout.join_key, "")
-        self._names = Names.of(packed(ids))
         self._since, self._until = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
 
     def changes(self) -> AbstractContextManager[Changes]:
@@ -95,11 +94,11 @@ class Keeper:
         return (now < self._since) | (now >= self._until)
 
     def _numbers(self, keys: Sequence[bytes] | set[bytes]) -> NDArray[np.int64]:
-        found = self._names.find(Blobs.of([key[len(self._prefix) :] for key in keys]))
+        found = self._ids.find(Blobs.of([key[len(self._prefix) :] for key in keys]))
         return found[found >= 0]
 
     def _read(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        keys = Keys([[self._ids[place] for place in places]])
+        keys = Keys([self._ids.take(places)])
         views, features = self._layout.views, self._layout.features
         reads = self._reader.read_views({view.name: keys for view in views}, features=features)
         bounds = [holds(view, reads[view.name]) for view in views]

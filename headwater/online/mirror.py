@@ -18,6 +18,7 @@ from headwater.assemble import needed
 from headwater.online.codec import Ints, is_fixed
 from headwater.online.keys import Keys
 from headwater.online.merge import Marks, Places, TellMarks
+from headwater.online.names import Names
 from headwater.online.reader import ViewRead
 from headwater.online.shared import Mapped
 from headwater.plan import BatchView, FeaturePlan, OnDemandView, View
@@ -56,7 +57,7 @@ class Layout:
     def width(self) -> int:
         return sum(1 + len(self.features[view.name]) + _MARKS * len(_tables(view)) for view in self.views)
 
-    def file(self, folder: Path, ids: Sequence[str], *of: str) -> Path:
+    def file(self, folder: Path, ids: Names, *of: str) -> Path:
         """Where rows of these entities of a store lie, in this layout: another set, order or store is another file."""
         told = [
             *of,
@@ -64,7 +65,9 @@ class Layout:
             *(f"{view.name} {view.model_dump_json()}" for view in self.views),
             repr(self.features),
         ]
-        digest = hashlib.blake2b("\0".join([*told, *ids]).encode(errors="surrogatepass"), digest_size=8)
+        digest = hashlib.blake2b("\0".join(told).encode(errors="surrogatepass"), digest_size=8)
+        digest.update(ids.texts.sizes.data)
+        digest.update(ids.texts.joined().data)
         return folder / f"{self.join_key}-{digest.hexdigest()}.rows"
 
     def pack(self, reads: Mapping[str, ViewRead]) -> NDArray[np.int64]:
@@ -131,15 +134,14 @@ def holds(view: View | BatchView, read: ViewRead) -> tuple[Ints, Ints]:
 class Mirror:
     """The reading side: rows of numbered entities, as they were less than a second ago."""
 
-    def __init__(self, layout: Layout, ids: Sequence[str], path: Path) -> None:
+    def __init__(self, layout: Layout, n: int, path: Path) -> None:
         self.layout = layout
-        self._ids = np.array([*ids, ""], object)[:-1]
-        self._rows = Mapped(path, len(ids), layout.width)
+        self._rows = Mapped(path, n, layout.width)
 
-    def read(self, places: NDArray[np.int32]) -> dict[str, ViewRead]:
-        """Views of some entities, by their numbers; nothing where it cannot be told what they are now."""
+    def read(self, places: NDArray[np.int32], ids: Sequence[str]) -> dict[str, ViewRead]:
+        """Views of some entities, by their numbers and ids; nothing where it cannot be told what they are now."""
         found = self._rows.read(places, FRESH_MS)
-        return {} if found is None else self.layout.unpack(*found, Keys([self._ids[places].tolist()]))
+        return {} if found is None else self.layout.unpack(*found, Keys([ids]))
 
 
 def _is_numeric(view: View | BatchView, features: Sequence[str]) -> bool:

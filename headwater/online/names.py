@@ -1,7 +1,7 @@
-"""Distinct texts by number, found again by their bytes: no object is made of a text that is looked up."""
+"""Distinct texts by number, found again by their bytes: an object is made of what is shown alone."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,23 @@ class Names:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def __getitem__(self, number: int) -> str:
+        return self.take(np.array([number]))[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(unpacked(self.texts))
+
+    def take(self, numbers: NDArray[Any]) -> list[str]:
+        """The texts of some numbers."""
+        return unpacked(self.texts.take(numbers))
+
+    def plus(self, texts: Sequence[str]) -> "Names":
+        """With further texts, numbered on."""
+        held, more = self.texts, packed(texts)
+        raw = np.concatenate([held.raw, more.raw])
+        starts = np.concatenate([held.starts, more.starts + len(held.raw)])
+        return Names.of(Blobs(raw, starts, np.concatenate([held.sizes, more.sizes])))
+
     def find(self, wanted: Blobs) -> Ints:
         """Numbers of texts, int64 (len(wanted),), -1 for unknown ones."""
         from headwater.online import fields
@@ -60,3 +77,11 @@ def packed(texts: Sequence[str]) -> Blobs:
         return Blobs.of([text.encode(errors="surrogatepass") for text in texts])
     starts = np.r_[0, ends + 1]
     return Blobs(raw, starts, np.r_[ends, len(raw)] - starts)
+
+
+def unpacked(texts: Blobs) -> list[str]:
+    """Inverse of :func:`packed`."""
+    found = texts.joined().tobytes().decode(errors="surrogatepass").split("\0") if len(texts) else []
+    if len(found) != len(texts):
+        return [(text or b"").decode(errors="surrogatepass") for text in texts.listed()]
+    return found

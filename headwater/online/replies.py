@@ -49,6 +49,12 @@ class Blobs:
         """Those of some entities."""
         return Blobs(self.raw, self.starts[places], self.sizes[places])
 
+    def joined(self) -> NDArray[np.uint8]:
+        """The values end to end, a zero byte between two."""
+        from headwater.online import fields
+
+        return fields.joined(self.raw, self.starts, self.sizes)
+
     def listed(self) -> list[bytes | None]:
         """The values one by one."""
         places = zip(self.starts.tolist(), self.sizes.tolist(), strict=True)

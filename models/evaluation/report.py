@@ -201,7 +201,7 @@ def _ids(where: Path, table: Rows) -> tuple[Any, Any]:
 
 def _kinds(bundle: Bundle) -> Ints | None:
     named = bundle.items.text.get("category")
-    return None if named is None else np.unique(named.astype(str), return_inverse=True)[1].astype(np.int32)
+    return None if named is None else named.numbers
 
 
 def _gates(settings: Settings, bundle: Bundle, table: Rows, gain: Any) -> tuple[Mapping[str, float], list[Gate]]:
@@ -216,8 +216,9 @@ def _most_shown(bundle: Bundle, lists: Ints) -> list[tuple[str, str, int]]:
     """Id, name and times of what the lists show most."""
     times = np.bincount(lists[lists >= 0], minlength=len(bundle.items))
     best = np.argsort(-times, kind="stable")[:SHOWN_MOST]
-    names = bundle.items.text.get("name", np.full(len(times), ""))
-    return [(str(bundle.items.ids[at]), str(names[at]), int(times[at])) for at in best if times[at]]
+    ids, told = bundle.items.ids.take(best), bundle.items.attributes(best)
+    shown = zip(ids, told, times[best].tolist(), strict=True)
+    return [(item_id, known.get("name", ""), often) for item_id, known, often in shown if often]
 
 
 def _lineage(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ from headwater.online import codec
 from headwater.online.keeper import Keeper
 from headwater.online.keys import entity_key, other_keys, project_prefix
 from headwater.online.mirror import Layout, Mirror
+from headwater.online.names import Names, packed
 from headwater.online.reader import OnlineReader
 from headwater.online.writer import OnlineWriter
 from headwater.plan import DAY_MS, HOUR_MS, BatchView, Column, FeaturePlan, OnDemandView, Service, ServiceFeature
@@ -90,7 +91,7 @@ class Shop:
         reader = OnlineReader(self.client, self.plan, ManualClock(at))
         n = len(ITEMS)
         for number, user in enumerate(USERS):
-            known = None if mirror is None else mirror.read(np.full(n, number, np.int32))
+            known = None if mirror is None else mirror.read(np.full(n, number, np.int32), [user] * n)
             matrix = reader.read_matrix("all", {"user_id": [user] * n, "item_id": ITEMS}, known=known)
             impression = Impression(
                 matrix.now, Request(user, "home", 10), Ranked(f"{user}-{at}", [], (), "v1"), "all",
@@ -102,13 +103,14 @@ class Shop:
     def mirror(self, at: int) -> Mirror:
         """What is stored of each user alone, brought to an instant."""
         layout = Layout.of(self.plan, "all", "user_id")
-        path = layout.file(self.settings.state_dir, USERS)
-        keeper = Keeper(self.client, self.plan, ManualClock(at), layout, USERS, path)
+        names = Names.of(packed(USERS))
+        path = layout.file(self.settings.state_dir, names)
+        keeper = Keeper(self.client, self.plan, ManualClock(at), layout, names, path)
         with keeper.changes() as changes:
             draft = keeper.fill()
             keeper.turn(changes, draft.words)
             draft.put_in_place()
-        return Mirror(layout, USERS, path)
+        return Mirror(layout, len(USERS), path)
 
     def audit(self, fresh_s: float = 60.0, plan: FeaturePlan | None = None) -> Audit:
         """Archive all that was logged, then audit it."""

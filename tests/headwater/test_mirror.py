@@ -19,6 +19,7 @@ from headwater.online.changes import Changes
 from headwater.online.keeper import Keeper
 from headwater.online.keys import entity_key, project_prefix
 from headwater.online.mirror import Layout, Mirror
+from headwater.online.names import Names, packed
 from headwater.online.reader import OnlineReader
 from headwater.online.shared import Draft, Mapped, monotonic_ms, publish
 from headwater.online.writer import OnlineWriter
@@ -53,20 +54,21 @@ ITEMS = np.arange(len(IDS), dtype=np.int32)
 def kept(valkey_client, tmp_path):
     """A clock, a keeper with its changes and file, and the mirror that reads it."""
     clock = ManualClock(START)
-    path = LAYOUT.file(tmp_path, IDS)
-    keeper = Keeper(valkey_client, PLAN, clock, LAYOUT, IDS, path)
+    names = Names.of(packed(IDS))
+    path = LAYOUT.file(tmp_path, names)
+    keeper = Keeper(valkey_client, PLAN, clock, LAYOUT, names, path)
     with keeper.changes() as changes:
         draft = keeper.fill()
         keeper.turn(changes, draft.words)
         draft.put_in_place()
-        yield clock, lambda: keeper.turn(changes, draft.words), Mirror(LAYOUT, IDS, path)
+        yield clock, lambda: keeper.turn(changes, draft.words), Mirror(LAYOUT, len(IDS), path)
 
 
 def agrees_with_reading_anew(store, clock, turn, mirror):
     read = {}
     while not read:  # a machine that stood still for a second has out of date rows, and says so
         turn()
-        read = mirror.read(ITEMS)
+        read = mirror.read(ITEMS, IDS)
     keys = {view.name: [(item,) for item in IDS] for view in (WINDOWS, PRICE)}
     anew = OnlineReader(store, PLAN, clock).read_views(keys)
     for name, expected in anew.items():
@@ -129,12 +131,12 @@ def test_only_what_changed_is_read_again_and_a_window_empties_by_itself(valkey_c
     clock, turn, mirror = kept
     write_all(OnlineWriter(valkey_client, "shop"), WINDOWS, [event(1, "i2", START - 1)], codec.LIVE)
     assert turn() == 1
-    assert mirror.read(ITEMS)["windows"].values["n_1h"][2] == 1
+    assert mirror.read(ITEMS, IDS)["windows"].values["n_1h"][2] == 1
     clock.advance(1)
     assert turn() == 0
     clock.advance(2 * HOUR_MS)
     assert turn() == 1
-    assert mirror.read(ITEMS)["windows"].values["n_1h"][2] == 0
+    assert mirror.read(ITEMS, IDS)["windows"].values["n_1h"][2] == 0
     valkey_client.set("another", "key")
     assert turn() == 0
 
@@ -148,13 +150,16 @@ def test_lists_and_views_of_others_have_no_place_in_a_mirror():
 
 
 def test_another_order_of_items_or_another_definition_is_another_file(tmp_path):
+    ids, joined = Names.of(packed(IDS)), Names.of(packed(["".join(IDS[:2]), *IDS[2:]]))
     names = {
-        LAYOUT.file(tmp_path, IDS).name,
-        LAYOUT.file(tmp_path, IDS[::-1]).name,
-        LAYOUT.file(tmp_path, IDS, "another store").name,
-        replace(LAYOUT, views=LAYOUT.views[:1]).file(tmp_path, IDS).name,
+        LAYOUT.file(tmp_path, ids).name,
+        LAYOUT.file(tmp_path, joined).name,
+        LAYOUT.file(tmp_path, Names.of(packed(IDS[::-1]))).name,
+        LAYOUT.file(tmp_path, ids, "another store").name,
+        replace(LAYOUT, views=LAYOUT.views[:1]).file(tmp_path, ids).name,
     }
-    assert len(names) == 4
+    assert len(names) == 5
+    assert LAYOUT.file(tmp_path, Names.of(packed(IDS[:2])).plus(IDS[2:])).name in names
 
 
 @pytest.mark.integration

@@ -33,13 +33,14 @@ def bundle(tmp_path) -> Bundle:
 
 def test_what_was_known_is_as_it_was_and_an_item_that_is_known_is_not_added(bundle: Bundle) -> None:
     found, n = with_items(bundle, NEW, AT), len(bundle.items)
-    assert found.items.ids.tolist() == [*bundle.items.ids.tolist(), "later", "odd"]
-    assert found.items.attributes(5) == bundle.items.attributes(5)
+    assert [*found.items.ids] == [*bundle.items.ids, "later", "odd"]
+    assert found.items.attributes(np.arange(n)) == bundle.items.attributes(np.arange(n))
     assert np.array_equal(found.vectors[:n], bundle.vectors)
     assert np.array_equal(found.encoder.items, found.vectors)
     assert (found.popularity[n:].tolist(), found.trending[n:].tolist()) == ([0, 0], [0, 0])
-    assert found.items.attributes(n) == {"category": "c1", "name": "Item 4"}
-    assert found.items.attributes(n + 1) == {"category": "", "name": "Quince"}
+    assert found.items.attributes(np.array([n, n + 1])) == [
+        {"category": "c1", "name": "Item 4"}, {"category": "", "name": "Quince"},
+    ]  # fmt: skip
     queries = bundles.drawn(5, bundles.DIM)
     before = np.arange(n + 2) < n
     assert np.array_equal(found.index.search(queries, 4, before), bundle.index.search(queries, 4))
@@ -53,8 +54,8 @@ def test_what_was_known_is_as_it_was_and_an_item_that_is_known_is_not_added(bund
 def test_it_stands_where_its_kind_stands(bundle: Bundle) -> None:
     """The mean of each attribute's own mean, over how many share it; nothing shared is the middle of all."""
     found, n = with_items(bundle, NEW, AT), len(bundle.items)
-    kind = np.flatnonzero(bundle.items.column("category") == "c1")
-    own = bundle.vectors[kind].mean(0) / len(kind) + bundle.vectors[bundle.items.column("name") == "Item 4"].mean(0)
+    kind = np.flatnonzero(bundle.items.column("category").having("c1"))
+    own = bundle.vectors[kind].mean(0) / len(kind) + bundle.vectors[4]
     middle = bundle.vectors.mean(0)
     assert np.allclose(found.vectors[n], own / np.linalg.norm(own), atol=1e-6)
     assert np.allclose(found.vectors[n + 1], middle / np.linalg.norm(middle), atol=1e-6)

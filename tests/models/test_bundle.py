@@ -44,7 +44,7 @@ def test_the_catalogue_numbers_and_describes_its_items(path):
     items = load_bundle(path).items
     assert items.dense(["i11", "none", "i00"]).tolist() == [11, -1, 0]
     assert items.dense([]).dtype == np.int32
-    assert items.attributes(4) == {"category": "c1", "name": "Item 4"}
+    assert items.attributes(np.array([4])) == [{"category": "c1", "name": "Item 4"}]
     assert items.column("category").tolist()[:3] == ["", "c1", "c2"]
 
 

@@ -14,6 +14,7 @@ import redis
 
 from headwater.clock import ManualClock
 from headwater.online import codec
+from headwater.online.names import Names, packed
 from headwater.online.reader import OnlineReader
 from headwater.online.writer import OnlineWriter
 from headwater.plan import (
@@ -31,6 +32,7 @@ from headwater.plan import (
 from headwater.runtime.ports import free_port
 from headwater.settings import Settings
 from models.bm25 import index_words
+from models.catalogue import Column
 from serving.availability import StoredAvailability, Withdrawn
 from serving.funnel import Funnel
 from serving.guard import Guard
@@ -211,7 +213,7 @@ class Shop:
     """A catalogue of 60 items in six categories, vectors drawn once."""
 
     def __init__(self) -> None:
-        self.ids = np.array([f"i{n}" for n in range(N_ITEMS)], object)
+        self.ids = Names.of(packed([f"i{n}" for n in range(N_ITEMS)]))
         drawn = np.random.default_rng(7).normal(size=(N_ITEMS, 8)).astype(np.float32)
         self.vectors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
@@ -220,13 +222,13 @@ class Shop:
         return np.array([known.get(name, -1) for name in ids], np.int32)
 
     def column(self, name):
-        return np.array([f"c{n % 6}" for n in range(N_ITEMS)], object)
+        return Column.of([f"c{n % 6}" for n in range(N_ITEMS)])
 
     def groups(self, name):
         return np.arange(N_ITEMS, dtype=np.int32) % 6
 
-    def attributes(self, item):
-        return {"name": f"Item {item}", "category": f"c{item % 6}"}
+    def attributes(self, items):
+        return [{"name": f"Item {item}", "category": f"c{item % 6}"} for item in items]
 
 
 class Exact:
@@ -349,7 +351,7 @@ def funnel(
         reader, guard = OnlineReader(store, plan, clock), Guard("online store")
         whole = Kept(
             bundle=bundle, surfaces=surfaces.surfaces, names=surfaces.features,
-            state=Remembering(StateReader.of(reader, surfaces.features, Users(), bundle.catalogue)),
+            state=Remembering(StateReader(reader, surfaces.features, Users(), bundle.catalogue)),
             features=Hydration(reader),
             availability=StoredAvailability(Withdrawn(store, plan.project, guard), bundle.catalogue),
             rules=RuleBook(rules, bundle.catalogue),

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import bundles
 
@@ -44,14 +45,14 @@ def test_what_came_after_a_training_is_added_once_and_what_is_taken_back_is_gone
     quiet.take(b"old", told("old", name="Known to its catalogue"), 999)
     assert quiet.version() == 1
     found = quiet.added_to(bundle)
-    assert found.items.ids.tolist()[len(bundle.items) :] == ["a", "b"]
-    assert found.items.attributes(len(bundle.items))["name"] == "Ale"
+    assert [*found.items.ids][len(bundle.items) :] == ["a", "b"]
+    assert found.items.attributes(np.array([len(bundle.items)]))[0]["name"] == "Ale"
     quiet.take(b"a", told("a", name="Ale"), 1_002)
     assert quiet.version() == 1  # nothing is other than it was
     quiet.take(b"a", None, 1_003)
     quiet.take(b"never", None, 1_003)
     assert quiet.version() == 2
-    assert quiet.added_to(bundle).items.ids.tolist()[len(bundle.items) :] == ["b"]
+    assert [*quiet.added_to(bundle).items.ids][len(bundle.items) :] == ["b"]
 
 
 def test_items_that_come_together_are_taken_up_together_and_a_bundle_is_left_for_as_long_as_it_took(

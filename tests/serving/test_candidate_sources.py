@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from headwater.errors import ConfigError, DataError
 from headwater.plan import DAY_MS
+from models.catalogue import Column
 from models.evaluation.metrics import PAD
 from models.item_texts import ItemTexts
 from models.neighbour_table import NeighbourTable
@@ -108,7 +109,7 @@ class TestNearby:
 
 class TestColdStart:
     def test_a_segment_is_the_request_s_else_the_user_s_else_everyone(self):
-        source = InSegment({"young": ints(1, 2), "old": ints(3)}, ints(9, 8), np.array(["old", ""], object))
+        source = InSegment({"young": ints(1, 2), "old": ints(3)}, ints(9, 8), Column.of(["old", ""]))
         assert source.propose(user_of(segment="young"), 5).tolist() == [1, 2]
         assert source.propose(user_of(), 5).tolist() == [3]
         assert source.propose(replace(user_of(), user=1), 5).tolist() == [9, 8]
@@ -174,7 +175,7 @@ def full(bundle, table, texts):
     others = {
         "item_to_item": ItemToItem(table), "content": Content(texts),
         "recent_neighbours": RecentNeighbours(bundle.catalogue.vectors, bundle.index),
-        "popular_in_segment": InSegment({"young": popular[::-3]}, popular, np.array(["young"], object)),
+        "popular_in_segment": InSegment({"young": popular[::-3]}, popular, Column.of(["young"])),
         "new_items": NewItems(np.where(np.arange(N) > 50, NOW - DAY_MS, 0), popular.astype(np.float32), 7),
         "exploration": Exploration(popular[20:]),
     }  # fmt: skip
@@ -281,12 +282,13 @@ class Loaded:
     def __init__(self, bundle, tables: SideTables) -> None:
         self.version, self.encoder, self.index, self.tables = "v1", None, bundle.index, tables
         self.vectors, self.popularity, self.trending = bundle.catalogue.vectors, np.ones(N), np.zeros(N)
+        self.popular = np.arange(N, dtype=np.int32)
         self.meta = type("Meta", (), {"training_end_ms": NOW})
 
 
 class TestBundled:
     def segments(self) -> Segments:
-        return Segments([Segment("age", "young", ints(4, 2), ints(2))], {"age": np.array(["young", ""], object)})
+        return Segments([Segment("age", "young", ints(4, 2), ints(2))], {"age": Column.of(["young", ""])})
 
     def test_every_source_that_the_packaged_surfaces_name_is_there(self, bundle, tmp_path):
         known = sources_of(Loaded(bundle, SideTables()), SourceSettings())

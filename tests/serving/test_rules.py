@@ -5,7 +5,6 @@ import os
 import unicodedata
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import pytest
 import redis
 from hypothesis import HealthCheck, given
@@ -16,6 +15,7 @@ from structlog.testing import capture_logs
 from headwater.errors import ConfigError
 from headwater.plan import DAY_MS
 from headwater.text import fold
+from models.catalogue import Column
 from serving.impressions import document
 from serving.rulebook import POLICY, RuleBook, Ruled
 from serving.rules import Rule, Rules
@@ -133,7 +133,7 @@ def test_the_impression_has_the_pinned_item_as_certain(funnel, shop):
 def test_a_word_is_found_however_it_is_written(shop, written):
     class Named(type(shop)):
         def column(self, name):
-            return np.array([written, *["Item"] * 59], object)
+            return Column.of([written, *["Item"] * 59])
 
     held = ruled(Named(), words=["absinthe"])
     assert held.removals("home", 0)[POLICY].tolist() == [True, *[False] * 59]
@@ -143,7 +143,7 @@ def test_a_word_is_found_however_it_is_written(shop, written):
 def test_a_word_within_another_is_none(shop, written):
     class Named(type(shop)):
         def column(self, name):
-            return np.array([written] * 60, object)
+            return Column.of([written] * 60)
 
     assert not ruled(Named(), words=["absinthe"]).removals("home", 0)[POLICY].any()
 

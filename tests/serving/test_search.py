@@ -13,7 +13,7 @@ from headwater.errors import DataError
 from headwater.online.reader import Matrix
 from headwater.text import words
 from models.bm25 import index_words
-from models.catalogue import Catalogue
+from models.catalogue import Catalogue, Column
 from models.item_texts import ItemTexts
 from serving.availability import withdraw
 from serving.impressions import document
@@ -71,9 +71,9 @@ class Of:
 def grocery(shop):
     """The shop's items with names of six kinds, for three audiences in turn."""
     text = {
-        "name": np.array([f"{KINDS[n % 6]} {n}" for n in range(N)], object),
-        "category": np.array([f"c{n % 6}" for n in range(N)], object),
-        "audience": np.array([AUDIENCES[n // 6 % 3] for n in range(N)], object),
+        "name": Column.of([f"{KINDS[n % 6]} {n}" for n in range(N)]),
+        "category": Column.of([f"c{n % 6}" for n in range(N)]),
+        "audience": Column.of([AUDIENCES[n // 6 % 3] for n in range(N)]),
     }
     return Catalogue(shop.ids, shop.vectors, text)
 
