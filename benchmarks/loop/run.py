@@ -121,6 +121,7 @@ def play(
             before_ms = clock.now_ms()
             asked = Asked(config, (number + 1) * days, out, SIDE_BY_SIDE, stretches=STRETCHES)
             simulate(settings, asked, lambda day, done, total: None, written.bring_up)
+            catch_up(settings)
             lists = _days(out / "lists", number * days, (number + 1) * days)
             lists = lists[lists["failure"].isna()].reset_index(drop=True)
             lists["share"] = lists["value"] / lists["best"]
@@ -143,16 +144,15 @@ def play_apart(*what: Any) -> list[Generation]:
 
 
 def audited(settings: Settings) -> Mapping[str, Any]:
-    """What ``headwater audit --json`` says of all that a loop has served.
+    """What ``headwater audit --json`` says of all that a loop has served and archived; no part needs to run.
 
     Raises
     ------
     UnavailableError
         It failed; its last words are told.
     """
-    command = [sys.executable, "-m", "headwater", "audit", "--json"]
-    with _up(settings):
-        told = subprocess.run(command, env={**os.environ, **environment(settings)}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "headwater", "audit", "--as-archived", "--json"]
+    told = subprocess.run(command, env={**os.environ, **environment(settings)}, capture_output=True, text=True)
     if told.returncode:
         raise UnavailableError(f"loop: audit: {told.stderr.strip().splitlines()[-1]}")
     found: Mapping[str, Any] = json.loads(told.stdout)
@@ -197,7 +197,6 @@ def _rules(settings: Settings, world: World, lists: pd.DataFrame, before_ms: int
 
 def _retrained(settings: Settings, clock: StoredClock) -> dict[str, Any]:
     """Run the scheduled assets for the day that has ended; the server takes up what they promote by itself."""
-    catch_up(settings)
     declared = load_rules(settings.repo)
     now_ms = clock.now_ms()
     steps_of = SparkSteps(
