@@ -21,6 +21,9 @@ value = 0.05
 [monotone]                             # the score never falls (1) or never rises (-1) as the feature rises
 user_item_purchases_90d = 1
 
+[trees]
+least_in_leaf = 200                    # rows; more where few of them say yes
+
 [position]
 correction = "weights"                 # or "feature", or "none"
 propensities = [1.0, 0.71, 0.55]       # how often a place is looked at; a place behind the last counts as the last
@@ -84,12 +87,20 @@ class Calibration(_Strict):
     bins: int = Field(default=15, ge=2)
 
 
+class Trees(_Strict):
+    """What is declared of how trees grow, in place of the default; what ``headwater tune`` found comes first."""
+
+    leaves: int | None = Field(default=None, ge=2)
+    least_in_leaf: int | None = Field(default=None, ge=1)
+
+
 class Objectives(_Strict):
     """All of the file."""
 
     objectives: dict[Name, Objective] = Field(min_length=1)
     weights: dict[str, dict[str, Number]] = {}
     monotone: dict[str, Literal[-1, 1]] = {}
+    trees: Trees = Trees()
     position: Position = Position()
     calibration: Calibration = Calibration()
     unshown: Literal["left_out", "negatives"] = "left_out"

@@ -57,7 +57,8 @@ class RankerConfig:
         constraints = {"monotone_constraints": rising} if any(rising) else {}
         return {
             "objective": "binary" if learn == "binary" else "lambdarank",
-            "metric": "ndcg", "eval_at": [DEPTH], "lambdarank_truncation_level": 2 * DEPTH,
+            "metric": "binary_logloss" if learn == "binary" else "ndcg", "eval_at": [DEPTH],
+            "lambdarank_truncation_level": 2 * DEPTH,
             "learning_rate": self.learning_rate, "num_leaves": self.leaves, "min_data_in_leaf": self.least_in_leaf,
             "feature_fraction": self.feature_share, "bagging_fraction": self.row_share, "bagging_freq": 1,
             "max_bin": self.bins, "deterministic": True, "force_col_wise": True, "num_threads": self.threads,

@@ -83,7 +83,9 @@ def declared_config(service: Service, declared: Objectives) -> RankerConfig:
         A constraint is on a feature that the service has not.
     """
     declared.require(service.feature_names)
-    return DEFAULT_RANKER if declared == DEFAULT_OBJECTIVES else replace(DEFAULT_RANKER, declared=declared)
+    if declared == DEFAULT_OBJECTIVES:
+        return DEFAULT_RANKER
+    return replace(DEFAULT_RANKER, declared=declared, **declared.trees.model_dump(exclude_none=True))
 
 
 def ranker_config(paths: Paths, service: Service, declared: Objectives = DEFAULT_OBJECTIVES) -> RankerConfig:

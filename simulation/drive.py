@@ -88,6 +88,8 @@ class Drive:
         Into so many the day is cut; each costs twice ``seen_s``.
     report
         Called with (day, sessions done, sessions in all).
+    begun
+        Called once the clock has come to a stretch, before anybody comes.
     """
 
     world: World
@@ -99,6 +101,7 @@ class Drive:
     stretches: int = 4
     seen_s: float = SEEN_S
     report: Report = lambda day, done, total: None
+    begun: Callable[[], None] = lambda: None
 
     async def play(self, day: int, due: Sequence[Event]) -> Played:
         """Play one day; ``due`` are events that earlier days left for it.
@@ -127,6 +130,7 @@ class Drive:
     async def _move(self, to_ms: int) -> None:
         await asyncio.sleep(self.seen_s)
         self.clock.set(max(to_ms, self.clock.now_ms()))
+        self.begun()
         await asyncio.sleep(self.seen_s)
 
 

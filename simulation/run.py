@@ -37,8 +37,10 @@ class Asked:
     stretches: int = 4
 
 
-def simulate(settings: Settings, asked: Asked, report: Report) -> dict[str, Any]:
-    """Play the days that the folder lacks, and sum up all that it holds.
+def simulate(
+    settings: Settings, asked: Asked, report: Report, begun: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Play the days that the folder lacks, and sum up all that it holds; ``begun`` is called at each stretch of a day.
 
     Raises
     ------
@@ -54,7 +56,7 @@ def simulate(settings: Settings, asked: Asked, report: Report) -> dict[str, Any]
         clock = StoredClock(store)
         next_midnight = -(-clock.now_ms() // DAY_MS) * DAY_MS
         start_ms = record.begin(identity(world.fitted, asked.config), next_midnight)
-        played = asyncio.run(_play(settings, world, asked, clock, start_ms, record, report))
+        played = asyncio.run(_play(settings, world, asked, clock, start_ms, record, report, begun))
     told = {"played": played, "seconds": round(time.monotonic() - began, 2), "seed": asked.config.seed}
     return record.summary() | told
 
@@ -106,8 +108,9 @@ async def play_days(drive: Drive, record: Record, days: int) -> int:
 
 
 async def _play(
-    settings: Settings, world: World, asked: Asked, clock: StoredClock, start_ms: int, record: Record, report: Report
-) -> int:
+    settings: Settings, world: World, asked: Asked, clock: StoredClock, start_ms: int, record: Record, report: Report,
+    begun: Callable[[], None],
+) -> int:  # fmt: skip
     where = addresses(settings)
     async with AsyncExitStack() as stack:
         clients = [
@@ -116,6 +119,6 @@ async def _play(
         ]
         drive = Drive(
             world, clients, clock, announcer(world, Sender(where.kafka), clock), start_ms, asked.side_by_side,
-            asked.stretches, report=report,
+            asked.stretches, report=report, begun=begun,
         )  # fmt: skip
         return await play_days(drive, record, asked.days)

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batch.begun import ReadyMade
 from batch.history import dagster_home
 from batch.retrain import SparkSteps
 from batch.retraining import SERVICE, Retraining, last_whole_day, run_once
@@ -33,6 +35,7 @@ from headwater.clock import StoredClock
 from headwater.datasets.complete_journey import home_of
 from headwater.errors import UnavailableError
 from headwater.online.connect import connect
+from headwater.online.mirror import FRESH_MS
 from headwater.registry.manifest import load_plan
 from headwater.runtime import supervisor
 from headwater.runtime.parts import environment
@@ -113,10 +116,12 @@ def play(
     played: list[Generation] = []
     with _up(settings), connect(addresses(settings).redis) as store:
         clock = StoredClock(store)
+        written = _Written(ReadyMade(settings, load_plan(settings.repo), clock.now_ms))
         for number in range(generations):
             before_ms = clock.now_ms()
             asked = Asked(config, (number + 1) * days, out, SIDE_BY_SIDE, stretches=STRETCHES)
-            simulate(settings, asked, lambda day, done, total: None)
+            simulate(settings, asked, lambda day, done, total: None, written.bring_up)
+            catch_up(settings)
             lists = _days(out / "lists", number * days, (number + 1) * days)
             lists = lists[lists["failure"].isna()].reset_index(drop=True)
             lists["share"] = lists["value"] / lists["best"]
@@ -139,20 +144,34 @@ def play_apart(*what: Any) -> list[Generation]:
 
 
 def audited(settings: Settings) -> Mapping[str, Any]:
-    """What ``headwater audit --json`` says of all that a loop has served.
+    """What ``headwater audit --json`` says of all that a loop has served and archived; no part needs to run.
 
     Raises
     ------
     UnavailableError
         It failed; its last words are told.
     """
-    command = [sys.executable, "-m", "headwater", "audit", "--json"]
-    with _up(settings):
-        told = subprocess.run(command, env={**os.environ, **environment(settings)}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "headwater", "audit", "--as-archived", "--json"]
+    told = subprocess.run(command, env={**os.environ, **environment(settings)}, capture_output=True, text=True)
     if told.returncode:
         raise UnavailableError(f"loop: audit: {told.stderr.strip().splitlines()[-1]}")
     found: Mapping[str, Any] = json.loads(told.stdout)
     return found
+
+
+@dataclass
+class _Written:
+    """What the sensor ``rows_have_begun`` has a schedule do: ready-made rows are served from when they begin."""
+
+    views: ReadyMade
+    until_ms: int = 0
+
+    def bring_up(self) -> None:
+        """Write the views of which a row has begun since the last time, and wait until the server has them."""
+        since_ms, self.until_ms = self.until_ms, self.views.now_ms()
+        if begun := self.views.begun(since_ms, self.until_ms):
+            self.views.write(begun)
+            time.sleep(FRESH_MS / 1000)
 
 
 def _days(folder: Path, begin: int, end: int) -> pd.DataFrame:
@@ -178,7 +197,6 @@ def _rules(settings: Settings, world: World, lists: pd.DataFrame, before_ms: int
 
 def _retrained(settings: Settings, clock: StoredClock) -> dict[str, Any]:
     """Run the scheduled assets for the day that has ended; the server takes up what they promote by itself."""
-    catch_up(settings)
     declared = load_rules(settings.repo)
     now_ms = clock.now_ms()
     steps_of = SparkSteps(

@@ -7,14 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import log_loss
 from support.labelled import NAMES, labelled
 
 from headwater.errors import DataError
 from models import calibration
 from models.contributions import mean_contributions
 from models.evaluation.metrics import mean
-from models.objectives import DEFAULT_OBJECTIVES
-from models.ranking import RankerConfig, fit_ranker, importances, read_rows, split
+from models.objectives import DEFAULT_OBJECTIVES, Objective
+from models.ranking import RankerConfig, fit_ranker, grow, importances, read_rows, split
 
 CONFIG = RankerConfig(rounds=60, least_in_leaf=10, threads=1)
 
@@ -63,6 +64,15 @@ def test_it_learns_what_decides(rows, fitted):
     shares = importances(fitted.ranker)
     assert next(iter(shares)) == "habit"
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_head_of_probabilities_is_stopped_by_their_log_loss(rows):
+    earlier, later = split(rows, CONFIG)
+    config, yes = replace(CONFIG, learning_rate=0.3), Objective(column="label", learn="binary")
+    every = grow(earlier, None, NAMES, config, objective=yes).booster
+    told = [every.predict(later.features, num_iteration=n) for n in range(1, config.rounds + 1)]
+    best = 1 + int(np.argmin([log_loss(later.label > 0, chances) for chances in told]))
+    assert grow(earlier, later, NAMES, config, objective=yes).booster.num_trees() == best < config.rounds
 
 
 def test_rows_are_judged_one_by_one_too(rows, fitted):

@@ -10,7 +10,7 @@ from support.labelled import NAMES, labelled
 
 from headwater.errors import ConfigError, DataError
 from models.evaluation.metrics import Interval
-from models.objectives import DEFAULT_OBJECTIVES
+from models.objectives import DEFAULT_OBJECTIVES, Trees
 from models.paths import Paths
 from models.ranking import DEFAULT_RANKER, RankerConfig, Rows, read_rows
 from models.training import Service, ranker_config
@@ -122,3 +122,11 @@ def test_training_takes_what_was_tuned_for_its_features_alone(rows: Rows, tmp_pa
     with capture_logs() as logs:
         assert ranker_config(paths, Service("recommend", NAMES, "another")) is DEFAULT_RANKER
     assert logs[0]["event"] == "tuned_settings_left"
+
+
+def test_declared_trees_come_before_the_default_and_tuned_ones_before_them(tmp_path: Path) -> None:
+    paths, declared = Paths(tmp_path), DEFAULT_OBJECTIVES.model_copy(update={"trees": Trees(least_in_leaf=200)})
+    found = ranker_config(paths, SERVICE, declared)
+    assert (found.least_in_leaf, found.leaves) == (200, DEFAULT_RANKER.leaves)
+    keep(Tuned(GOOD, 0.5, 0.4, Interval(0.1, 0, 0.2), 1, 0), paths.tuned, SERVICE.schema_hash)
+    assert ranker_config(paths, SERVICE, declared).least_in_leaf == GOOD["least_in_leaf"]

@@ -96,6 +96,14 @@ def test_a_shopper_is_in_one_session_at_a_time_and_the_clock_goes_on(world, serv
     assert server.clock.now_ms() == START + 2 * DAY_MS
 
 
+def test_each_stretch_is_told_of_before_anybody_comes(world, server, tmp_path):
+    told = []
+    drive = drive_of(world, server, stretches=2, begun=lambda: told.append((server.clock.now_ms(), len(server.asked))))
+    run(drive, tmp_path, 2)
+    assert [at for at, _ in told] == [START + half * DAY_MS // 2 for half in range(4)]
+    assert told[0][1] == 0 < told[1][1]
+
+
 def test_what_comes_back_is_sent_on_the_day_on_which_it_is_due(fitted, changed, clock, tmp_path):
     outcomes = {"returned": 1.0, "return_days": [1, 2], "click": 1.0, "cart": 1.0, "purchase": [1.0, 1.0]}
     world = World(fitted, changed(outcomes=outcomes), days=4)
