@@ -27,7 +27,7 @@ PARTS = 50_000
 PER_TEXT = 3
 """Items of one text that are proposed: many differ in size or maker alone."""
 LEAST = 0.45
-"""Likeness of a text to a query that may be meant by it, a cosine: what is none has .36 with some text of a shop."""
+"""Cosine of a text and a query from which on it may be what is meant; words of no meaning to a shop reach .36."""
 QUERIES = 4_096
 """Whose vectors are kept, 1.5 KB each: what is asked often takes its milliseconds once."""
 VECTORS, TEXTS, DIRECTIONS = "content.vectors.npy", "content.texts.npy", "content.directions.npy"
