@@ -33,9 +33,13 @@ SESSIONS_A_DAY = 0.6
 MOST_COST = 0.05
 HOME = "sources = { buy_it_again = 120, two_tower = 100, popular = 40, trending = 20 }"
 EXPLORING = (
-    "sources = { buy_it_again = 120, two_tower = 100, popular = 40, trending = 20, new_items = 20, exploration = 10 }\n"
-    'explore = { share = 0.25, temperature = 0.1, epsilon = 0.3, slot = 8, among = ["new_items", "exploration"] }'
+    "sources = {{ buy_it_again = 120, two_tower = 100, popular = 40, trending = 20, new_items = 20, "
+    "exploration = 10 }}\n"
+    "explore = {{ share = {share}, temperature = 0.1, epsilon = {epsilon}, slot = 8, "
+    'among = ["new_items", "exploration"] }}'
 )
+SHARE, EPSILON = 0.25, 0.3
+"""Of the first generation; each explores half as much as the one before, as there is more and more to learn from."""
 RULES = {"popular": "what everyone buys", "own": "what the shopper bought most"}
 BOOTSTRAP_SEED = 20171126
 Loop = Sequence[Generation]
@@ -89,8 +93,8 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
                 prepared.restore()
                 _say(f"seed {seed}, exploration {'on' if explores else 'off'}")
                 out = folder / f"{seed}-{explores}"
-                world, surfaces = world_config(seed, size), surfaces_of(explores)
-                loops.append(play_apart(settings, world, surfaces, generations, DAYS, out, _say))
+                surfaces = [surfaces_of(explores, number) for number in range(generations)]
+                loops.append(play_apart(settings, world_config(seed, size), surfaces, DAYS, out, _say))
                 _say("every vector that was served is computed again")
                 audits.append(audited(settings))
     measures = [*found(on, off), exactness(audits)]
@@ -99,11 +103,12 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
     return measures
 
 
-def surfaces_of(explores: bool) -> str:
-    """The shipped surfaces, or the same with a home page that explores."""
+def surfaces_of(explores: bool, number: int) -> str:
+    """The shipped surfaces, or the same with a home page that explores as generation ``number``, from 0, does."""
     shipped = (files("serving") / "surfaces.toml").read_text()
     assert HOME in shipped
-    return shipped.replace(HOME, EXPLORING) if explores else shipped
+    exploring = EXPLORING.format(share=SHARE / 2**number, epsilon=EPSILON / 2**number)
+    return shipped.replace(HOME, exploring) if explores else shipped
 
 
 def found(on: Sequence[Loop], off: Sequence[Loop]) -> list[Measure]:

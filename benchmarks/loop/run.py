@@ -108,16 +108,17 @@ def _started(command: Sequence[str], told: dict[str, str]) -> "subprocess.Popen[
 
 
 def play(
-    settings: Settings, config: WorldConfig, surfaces: str, generations: int, days: int, out: Path, say: Say
+    settings: Settings, config: WorldConfig, surfaces: Sequence[str], days: int, out: Path, say: Say
 ) -> list[Generation]:
-    """Run so many generations of so many days; every one but the last is learned from."""
-    (settings.repo / "surfaces.toml").write_text(surfaces)
-    world = world_of(settings, config, generations * days)
+    """Run a generation of so many days with each text of surfaces; every one but the last is learned from."""
+    world = world_of(settings, config, len(surfaces) * days)
     played: list[Generation] = []
+    _declare(settings, surfaces[0])
     with _up(settings), connect(addresses(settings).redis) as store:
         clock = StoredClock(store)
         written = _Written(ReadyMade(settings, load_plan(settings.repo), clock.now_ms))
-        for number in range(generations):
+        for number, text in enumerate(surfaces):
+            _declare(settings, text)
             before_ms = clock.now_ms()
             asked = Asked(config, (number + 1) * days, out, SIDE_BY_SIDE, stretches=STRETCHES)
             simulate(settings, asked, lambda day, done, total: None, written.bring_up)
@@ -126,7 +127,7 @@ def play(
             lists = lists[lists["failure"].isna()].reset_index(drop=True)
             lists["share"] = lists["value"] / lists["best"]
             lists["popular"], lists["own"] = _rules(settings, world, lists, before_ms)
-            verdict = {} if number + 1 == generations else _retrained(settings, clock)
+            verdict = {} if number + 1 == len(surfaces) else _retrained(settings, clock)
             played.append(Generation(lists, verdict))
             told = ", ".join(f"{name} {lists[name].mean():.4f}" for name in ("value", "best", "popular", "own"))
             say(f"generation {number}: {len(lists)} lists, {told}")
@@ -172,6 +173,11 @@ class _Written:
         if begun := self.views.begun(since_ms, self.until_ms):
             self.views.write(begun)
             time.sleep(FRESH_MS / 1000)
+
+
+def _declare(settings: Settings, surfaces: str) -> None:
+    """Write the surfaces; the server reads them again when they have changed."""
+    (settings.repo / "surfaces.toml").write_text(surfaces)
 
 
 def _days(folder: Path, begin: int, end: int) -> pd.DataFrame:

@@ -92,16 +92,18 @@ def test_what_the_loop_declares_is_read():
     labelling, rules, objectives = load_labelling(HERE), load_rules(HERE), load_objectives(HERE)
     assert labelling.label == "click"
     assert (rules.promotion.automatic, rules.retraining.learns_from) == (True, "impressions")
-    assert (objectives.unshown, objectives.position.correction) == ("negatives", "none")
+    assert (objectives.unshown, objectives.position.correction) == ("negatives", "feature")
 
 
 def test_only_one_of_the_two_explores(tmp_path):
     homes = []
     for explores in (True, False):
-        (tmp_path / "surfaces.toml").write_text(surfaces_of(explores))
-        homes.append(load_surfaces(tmp_path).surfaces["home"])
-    assert [bool(home.explore.share) for home in homes] == [True, False]
-    assert ["new_items" in home.sources for home in homes] == [True, False]
+        for number in range(2):
+            (tmp_path / "surfaces.toml").write_text(surfaces_of(explores, number))
+            homes.append(load_surfaces(tmp_path).surfaces["home"])
+    assert [home.explore.share for home in homes] == [0.25, 0.125, 0, 0], "less, the more there is to learn from"
+    assert [home.explore.epsilon for home in homes] == [0.3, 0.15, 0, 0]
+    assert ["new_items" in home.sources for home in homes] == [True, True, False, False]
 
 
 def test_a_loop_of_one_generation_is_refused():
