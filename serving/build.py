@@ -55,6 +55,8 @@ PATIENCE = 10
 """Of a thread that prepares a bundle (nice): it has a tenth of a core that others want, rather than a half."""
 SWITCH_S = 0.0005
 """How long it keeps the interpreter from a request's thread, which asks for it some tens of times."""
+_ONE = threading.Lock()
+"""At a time does so: another would take the short interval for the one to go back to."""
 NONE_SUCH = ("none such",)
 """An item to look up, so that all of them have their numbers."""
 
@@ -185,13 +187,14 @@ def patiently(work: Callable[[], T]) -> T:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENCE)
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
-    try:
-        with ThreadPoolExecutor(1, "patient", give_way) as pool:
-            return pool.submit(work).result()
-    finally:
-        sys.setswitchinterval(before)
+    with _ONE:
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
+        try:
+            with ThreadPoolExecutor(1, "patient", give_way) as pool:
+                return pool.submit(work).result()
+        finally:
+            sys.setswitchinterval(before)
 
 
 def build_recommender(settings: Settings, version: str | None = None, clock: Clock | None = None) -> Funnel:
