@@ -80,7 +80,9 @@ def ready_made_rows(context: dg.AssetExecutionContext) -> int:
 ready_made_job = dg.define_asset_job("ready_made", selection=dg.AssetSelection.assets(ready_made_rows))
 
 
-@dg.sensor(job=ready_made_job, minimum_interval_seconds=LOOKED_EVERY_S)  # type: ignore[untyped-decorator]
+@dg.sensor(  # type: ignore[untyped-decorator]
+    job=ready_made_job, minimum_interval_seconds=LOOKED_EVERY_S, default_status=dg.DefaultSensorStatus.RUNNING
+)
 def rows_have_begun(context: dg.SensorEvaluationContext, ready_made: dg.ResourceParam[ReadyMade]) -> dg.SensorResult:
     """Write the views of which a row has begun since the sensor last looked; the first time, since ever."""
     now_ms = ready_made.now_ms()
