@@ -173,8 +173,9 @@ def _greatest(likeness: Float32s, n: int) -> npt.NDArray[np.intp]:
 
 def installed() -> Embed:
     """The sentence model, or parts of words where it is not installed."""
-    get_logger("models").info("item_texts", by="all-MiniLM-L6-v2" if is_installed() else "parts of words")
-    return by_sentences if is_installed() else by_words
+    embed, name = (by_sentences, "all-MiniLM-L6-v2") if is_installed() else (by_words, "parts of words")
+    get_logger("models").info("item_texts", by=name)
+    return embed
 
 
 @lru_cache(maxsize=QUERIES)
