@@ -21,7 +21,7 @@ def _group() -> None:
 
 @data.command("complete-journey")
 def complete_journey(
-    small: Annotated[bool, typer.Option("--small", help="200 households instead of 2,469.")] = False,
+    small: Annotated[bool, typer.Option("--small", help="200 households instead of 2,469, and what they buy.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Example: headwater data complete-journey --small.

@@ -41,7 +41,7 @@ VALID_START = datetime(2017, 10, 21, 19, 53, 48, tzinfo=UTC)
 TEST_START = datetime(2017, 11, 26, 14, 56, 44, tzinfo=UTC)
 SMALL_HOUSEHOLDS = 200
 SAMPLE_SEED = 0
-LAYOUT = 1
+LAYOUT = 2
 """Raised when the files change their form, so that old ones are written anew."""
 
 IMPORT_FILE = "import-0.parquet"
@@ -89,7 +89,8 @@ def prepare(
     Parameters
     ----------
     households
-        How many, drawn by a seeded permutation of the ids; None takes all.
+        How many, drawn by a seeded permutation of the ids, with the products that they buy in that year; None takes
+        all, and all products.
     report
         Called with (steps done, steps in all).
 
@@ -124,8 +125,10 @@ def prepare(
     pq.write_table(replay.table(), home / "replay.parquet")
     pq.write_table(holdout.table(), home / "holdout.parquet")
     users = catalogue.users(pq.read_table(_source("demographics")), purchases.users)
-    items = catalogue.items(pq.read_table(_source("products")))
-    promotions = catalogue.promotions(_source("promotions"))
+    items, promotions = catalogue.items(purchases.products), catalogue.promotions(_source("promotions"))
+    if households is not None:
+        bought = _text(np.unique(purchases.item))
+        items, promotions = (table.filter(pc.is_in(table["item_id"], bought)) for table in (items, promotions))
     pq.write_table(users, home / "users.parquet")
     pq.write_table(catalogue.household_profile(users), home / "household_profile.parquet")
     pq.write_table(items, home / "items.parquet")

@@ -84,11 +84,17 @@ def test_every_purchase_is_a_valid_event(parts) -> None:
 
 def test_context_names_the_products_own_category(parts, prepared) -> None:
     items = {row["item_id"]: row for row in pq.read_table(prepared.path("items")).to_pylist()}
-    assert len(items) == cj.PRODUCTS
     for row in parts["holdout"].slice(0, 500).to_pylist():
         context, item = dict(row["context"]), items.get(row["item_id"], {})
         assert context.get("category") == item.get("category")
         assert context.get("brand") == item.get("brand")
+
+
+def test_few_households_have_the_products_that_they_buy(parts, prepared) -> None:
+    bought = {item for part in parts.values() for item in part["item_id"].to_pylist()}
+    everything = set(pq.read_table(cj._source("products"))["product_id"].cast(pa.string()).to_pylist())
+    assert set(pq.read_table(prepared.path("items"))["item_id"].to_pylist()) == bought & everything
+    assert set(pq.read_table(prepared.path("item_promotion"))["item_id"].to_pylist()) < bought
 
 
 def test_weeks_begin_when_the_purchases_weeks_do(source) -> None:
