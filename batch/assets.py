@@ -3,7 +3,8 @@
 ``retrain_schedule`` retrains each night on the day that has ended (:mod:`batch.retraining`), ``enough_that_is_new`` and
 ``features_have_shifted`` between two nights (:mod:`batch.news`). ``served_equals_offline`` audits what was served in
 the last two hours, every hour, so that each reply is in two audits; it fails where a cell is mismatched.
-``rows_have_begun`` has ready-made rows written when they begin to hold (:mod:`batch.begun`). Heavy parts come from
+``rows_have_begun`` has ready-made rows written when they begin to hold (:mod:`batch.begun`), and
+``rollout_is_under_way`` brings what has passed to serve, step by step (:mod:`batch.rollout`). Heavy parts come from
 resources, which a test replaces.
 """
 
@@ -17,6 +18,7 @@ from batch.audit import Audit
 from batch.begun import ready_made_job, ready_made_rows, real_ready_made, rows_have_begun
 from batch.news import enough_that_is_new, features_have_shifted, real_news, real_shift
 from batch.retraining import ASSETS, nightly, real_retraining, retraining_job
+from batch.rollout import real_rollouts, rollout, rollout_is_under_way, rollout_job
 
 HOURLY = "17 * * * *"
 AUDITED = timedelta(hours=2)
@@ -63,12 +65,12 @@ def served_equals_offline(context: dg.AssetExecutionContext) -> dict[str, Any]:
 audit_job = dg.define_asset_job("audit", selection=dg.AssetSelection.assets(served_equals_offline))
 hourly = dg.ScheduleDefinition(job=audit_job, cron_schedule=HOURLY, execution_timezone="UTC")
 defs = dg.Definitions(
-    assets=[*ASSETS, served_equals_offline, ready_made_rows],
-    jobs=[retraining_job, audit_job, ready_made_job],
+    assets=[*ASSETS, served_equals_offline, ready_made_rows, rollout],
+    jobs=[retraining_job, audit_job, ready_made_job, rollout_job],
     schedules=[nightly, hourly],
-    sensors=[enough_that_is_new, features_have_shifted, rows_have_begun],
+    sensors=[enough_that_is_new, features_have_shifted, rows_have_begun, rollout_is_under_way],
     resources={
         "retraining": real_retraining, "auditing": real_auditing, "news": real_news, "shift": real_shift,
-        "ready_made": real_ready_made,
+        "ready_made": real_ready_made, "rollouts": real_rollouts,
     },
 )  # fmt: skip

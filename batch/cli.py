@@ -317,6 +317,29 @@ def retrain(
     emit(emitted, as_json, "Retrained")
 
 
+def rollout(
+    version: Annotated[str | None, typer.Argument(help="Begin with this bundle.")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Withdraw what is under way.")] = False,
+    service: Annotated[str, typer.Option("--service", help="Feature service that the ranker reads.")] = "recommend",
+    repo: RepoOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Example: headwater rollout 7
+
+    Bring a bundle to serve by the steps of promotion.toml: its scores first, then some of the users, then all. Without
+    a version, look at the rollout that is under way: it moves on where a step is over, and ends where the bundle
+    fails. Dagster looks every five minutes (headwater retrain).
+    """
+    from batch.rollout import rollouts_of
+
+    settings, plan = _begin(repo)
+    rollouts = rollouts_of(settings, plan.schema_hash(service), lambda: _now(settings))
+    if version is not None:
+        rollouts.begin(version)
+    found = rollouts.stop() if stop else rollouts.look()
+    emit({"result": "none is under way"} if found is None else asdict(found), as_json, "Rollout")
+
+
 def _begin(repo: Path | None) -> tuple["Settings", "FeaturePlan"]:
     from headwater.registry.manifest import load_plan
     from headwater.settings import get_settings

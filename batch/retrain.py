@@ -29,7 +29,7 @@ from models.gates import DEFAULT_RULES, Gate, Retraining, Rules, judged
 from models.registry import CHALLENGER, CHAMPION
 from models.rows import Rows
 
-REFUSED = "refused"
+REFUSED, ROLLOUT = "refused", "rollout"
 log = get_logger(__name__)
 
 
@@ -97,7 +97,7 @@ class Steps(Protocol):
         ...
 
     def name(self, version: str, alias: str) -> None:
-        """Make a version challenger or champion."""
+        """Make a version challenger or champion, or begin its rollout."""
         ...
 
     def report(self, verdict: Verdict) -> str:
@@ -108,7 +108,7 @@ class Steps(Protocol):
 def decide(
     steps: Steps, version: str, champion: str | None, judgement: Judgement | None, rules: Rules = DEFAULT_RULES
 ) -> Verdict:
-    """Name the version challenger, or champion where the rules let it, unless it fails a gate."""
+    """Name the version challenger, or let it serve where the rules do, unless it fails a gate."""
     measured = dict(steps.measure(version)) if judgement is None else dict(judgement.measured)
     if judgement is None:
         told, gain, requests = "there is no champion to judge it by", None, 0
@@ -119,8 +119,8 @@ def decide(
         told, requests = f"{told} over {judgement.requests} newer requests", judgement.requests
     gates = tuple(judged(rules.gates, measured, judgement is not None))
     failed = [str(gate) for gate in gates if not gate.holds]
-    passed = CHAMPION if rules.promotion.automatic else CHALLENGER
-    decision = REFUSED if failed else passed
+    serves = CHAMPION if rules.rollout is None or champion is None else ROLLOUT
+    decision = REFUSED if failed else serves if rules.promotion.automatic else CHALLENGER
     verdict = Verdict(version, decision, "; ".join([told, *failed]), champion, gain, requests, gates)
     if not failed:
         steps.name(version, decision)
@@ -153,13 +153,14 @@ class SparkSteps:
         return self.plan.schema_hash(self.service)
 
     def retriever(self, until_ms: int) -> str:
+        from batch.catalogue import write_catalogue
         from models.paths import paths_of
         from models.requests import DEFAULT_SAMPLING
         from models.training import train_retriever
 
         self.progress("towers")
         cutoff_ms = until_ms if self._of_impressions else DEFAULT_SAMPLING.start_ms(until_ms)
-        train_retriever(self.settings, self.home, cutoff_ms, self.passes)
+        train_retriever(self.settings, write_catalogue(self.settings, self.home), cutoff_ms, self.passes)
         return str(paths_of(self.settings).retriever)
 
     def index(self) -> float:
@@ -181,7 +182,9 @@ class SparkSteps:
         self.progress("features")
         what = (self._spark(), self.settings, self.plan, self.service)
         if self._of_impressions:
-            return build_shown_rows(*what, Asked.of(self.settings, until_ms), paths_of(self.settings).rows).path
+            return build_shown_rows(
+                *what, Asked.of(self.settings, until_ms, items=self._items), paths_of(self.settings).rows
+            ).path
         return build_ranking_rows(*what, until_ms).path
 
     def ranker(self, until_ms: int) -> str:
@@ -227,13 +230,21 @@ class SparkSteps:
             return read_rows(out, names)
         begin_ms = until_ms - self.rules.judged // timedelta(milliseconds=1)
         newer = Split(begin_ms, timedelta(0), keeps_train=False)
-        build_shown_rows(*what, Asked.of(self.settings, until_ms, newer), out)
+        build_shown_rows(*what, Asked.of(self.settings, until_ms, newer, self._items), out)
         with suppress(DataError):  # there is none
             drawn = read_rows(out, names, only=pc.field("policy") == PLACKETT_LUCE)
             if drawn.label.any():
                 return drawn
         log.warning("no_drawn_list_judges", instead="all lists", remedy="let some be drawn: docs/serving.md")
         return read_rows(out, names)
+
+    @property
+    def _items(self) -> Path | None:
+        """The catalogue that the towers learned from, once they have."""
+        from models.paths import paths_of
+
+        table = paths_of(self.settings).catalogue / "items.parquet"
+        return table if table.is_file() else None
 
     @property
     def _of_impressions(self) -> bool:
@@ -247,9 +258,13 @@ class SparkSteps:
         return measure(load_bundle(files), files, None)
 
     def name(self, version: str, alias: str) -> None:
+        from batch.rollout import rollouts_of
         from models import registry
 
-        registry.promote(self.settings, version, alias, self.plan.schema_hash(self.service))
+        if alias == ROLLOUT:
+            rollouts_of(self.settings, self.features(), self.now_ms).begin(version)
+        else:
+            registry.promote(self.settings, version, alias, self.features())
 
     def report(self, verdict: Verdict) -> str:
         from models import registry

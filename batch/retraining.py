@@ -24,6 +24,7 @@ import dagster as dg  # whose decorators have no types, so mypy is told to let t
 
 from batch.history import ONCE
 from batch.retrain import Judgement, SparkSteps, Steps, Verdict, decide
+from headwater.archive_files import date_at
 from headwater.errors import ConfigError, HeadwaterError, ResourceError, UnavailableError
 from headwater.plan import DAY_MS
 from models.gates import DEFAULT_RULES, Rules
@@ -89,7 +90,7 @@ def end_of(day: str) -> int:
 
 def last_whole_day(until_ms: int) -> str:
     """The newest day of which all is known, of what is known until then."""
-    return datetime.fromtimestamp((until_ms // DAY_MS - 1) * DAY_MS / 1000, UTC).date().isoformat()
+    return date_at((until_ms // DAY_MS - 1) * DAY_MS)
 
 
 @contextmanager

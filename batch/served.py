@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headwater import topics
-from headwater.archive_files import live_files
+from headwater.archive_files import date_at, live_files
 from headwater.errors import DataError
 from headwater.plan import BatchView, FeaturePlan, View
 from headwater.settings import Settings
@@ -100,8 +100,8 @@ def lay_out(settings: Settings, plan: FeaturePlan, folder: Path, since_ms: int, 
     return served
 
 
-def impressions(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Archived impressions, committed ones alone, each once.
+def impressions(settings: Settings, since_ms: int = 0) -> Iterator[dict[str, Any]]:
+    """Archived impressions, committed ones alone, each once: those of the dates of arrival from ``since_ms`` on.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def impressions(settings: Settings) -> Iterator[dict[str, Any]]:
         None have been archived.
     """
     folder = settings.impressions_dir
-    manifest, files = read_manifest(folder), live_files(folder)
+    manifest, files = read_manifest(folder), live_files(folder, since=date_at(since_ms))
     if manifest is None or not files:
         raise DataError(
             f"{folder}: no archived impressions there. Let the server answer while the archive runs (headwater up), or "

@@ -13,6 +13,7 @@ met the new file or not, it names each row once. What is named otherwise, such a
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +76,11 @@ def live_files(folder: Path, since: str | None = None, until: str | None = None)
 def date_of(folder: Path) -> str:
     """The date of a folder ``date=2017-10-30``."""
     return folder.name.partition("=")[2]
+
+
+def date_at(instant_ms: int) -> str:
+    """The date, in UTC, of an instant in epoch milliseconds."""
+    return datetime.fromtimestamp(instant_ms / 1000, UTC).date().isoformat()
 
 
 def rows_by_date(folder: Path) -> dict[str, int]:

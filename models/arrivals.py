@@ -8,6 +8,7 @@ import numpy.typing as npt
 from models.interactions import Interactions
 
 ALWAYS = -1
+"""Before any instant: nobody had bought it when the first bundle was made. What is bought later is not new for that."""
 
 Instants = npt.NDArray[np.int64]
 
@@ -28,7 +29,7 @@ def first_seen(
     never = np.iinfo(np.int64).max
     found = np.full(len(ids), never)
     np.minimum.at(found, bought.item, bought.at_ms)
-    known = {} if before is None else before
-    other = ALWAYS if before is None else at_ms
-    earlier = np.fromiter((known.get(each, other) for each in ids.tolist()), np.int64, len(ids))
-    return np.where(found == never, earlier, np.where(earlier == ALWAYS, found, np.minimum(found, earlier)))
+    if before is None:
+        return np.where(found == never, ALWAYS, found)
+    earlier = np.fromiter((before.get(each, at_ms) for each in ids.tolist()), np.int64, len(ids))
+    return np.minimum(found, earlier)

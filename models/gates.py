@@ -15,6 +15,14 @@
     [promotion]
     automatic = false                      # let what passes serve, without anybody's act
 
+    [rollout]                              # without it, what may serve is champion at once
+    shadow = "1d"                          # its scores are logged beside the champion's, shown to nobody, for so long
+    ramp = [10, 50]                        # then so many percent of the users see it, one after the other,
+    each = "1d"                            # for so long each; then it is champion (batch/rollout.py)
+    least_lists = 1_000                    # a step lasts until it has made so many lists
+    most_failed = 0.01                     # share of a step's lists that it could not make: more ends the rollout
+    outcomes = ["click"]                   # surely fewer of these a shopper than under the champion end it too
+
     [retraining]
     learns_from = "requests"               # made of past purchases; or "impressions", as shown and labelled
     judged = "14d"                         # newest stretch, not trained on, by which a bundle is compared
@@ -29,22 +37,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headwater.declared import read_declared
 from headwater.spans import Span
 from models.bundle import Bundle
 from models.evaluation.metrics import coverage, top_k_grouped
 from models.ranking import DEPTH, Rows
+from models.registry import CHALLENGER, SHADOW
 
 FILE = "promotion.toml"
 SCORED_ROWS, SCORED_TIMES = 500, 20
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Percent = Annotated[float, Field(gt=0, lt=100)]
+Lasting = Annotated[Span, Field(gt=timedelta(0))]
 
 
 class _Strict(BaseModel):
@@ -75,11 +86,51 @@ class Promotion(_Strict):
     automatic: bool = False
 
 
+class Step(NamedTuple):
+    """Part of a rollout: percent of the users who see the bundle, ``None`` for nobody, and how long it lasts."""
+
+    share: float | None
+    length: timedelta
+
+    @property
+    def alias(self) -> str:
+        """What the bundle is called meanwhile."""
+        return SHADOW if self.share is None else CHALLENGER
+
+    def __str__(self) -> str:
+        return self.alias if self.share is None else f"{self.share:g} % of the users"
+
+
+class Rollout(_Strict):
+    """How what has passed comes to serve."""
+
+    shadow: Lasting | None = None
+    ramp: tuple[Percent, ...] = ()
+    each: Lasting = timedelta(days=1)
+    least_lists: Annotated[int, Field(gt=0)] = 100
+    most_failed: Share = 0.01
+    outcomes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if list(self.ramp) != sorted(set(self.ramp)):
+            raise ValueError(f"ramp {list(self.ramp)}: each share is above the one before")
+        if not self.steps:
+            raise ValueError("it has no step; give shadow or ramp, or leave the table out")
+        return self
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """In order; behind the last the bundle is champion."""
+        first = () if self.shadow is None else (Step(None, self.shadow),)
+        return (*first, *(Step(share, self.each) for share in self.ramp))
+
+
 class Retraining(_Strict):
     """What it learns from, and when there is one before its time."""
 
     learns_from: Literal["requests", "impressions"] = "requests"
-    judged: Span = Field(default=timedelta(days=14), gt=timedelta(0))
+    judged: Lasting = timedelta(days=14)
     new_purchases: Annotated[int, Field(gt=0)] | None = None
     shifted_features: Annotated[int, Field(ge=0)] | None = None
 
@@ -90,6 +141,7 @@ class Rules(_Strict):
     objective: Objective = Objective()
     gates: Gates = Gates()
     promotion: Promotion = Promotion()
+    rollout: Rollout | None = None
     retraining: Retraining = Retraining()
 
 

@@ -17,6 +17,11 @@ class Paths:
         return self.root / "retriever"
 
     @property
+    def catalogue(self) -> Path:
+        """Tables of items and users as the last retraining read them, a folder."""
+        return self.root / "catalogue"
+
+    @property
     def requests(self) -> Path:
         """Labels and candidates without features, one Parquet file."""
         return self.root / "requests.parquet"

@@ -111,9 +111,19 @@ def promote(
     current, history = aliases.get(CHAMPION), aliases.get(HISTORY, [])
     if alias == CHAMPION:
         history = history if current in (None, version) else [*history, current]
-        aliases = {name: held for name, held in aliases.items() if held != version}  # no longer its own challenger
+    aliases = {
+        name: held for name, held in aliases.items() if held != version or name == CHAMPION
+    }  # nor shadow of itself
     check_bundle(settings.bundles_dir / version, schema_hash, applied)
     _publish(settings, {**aliases, alias: version, HISTORY: history})
+
+
+def withdraw(settings: Settings, version: str) -> None:
+    """Take a version's aliases away, but for champion; it stays registered."""
+    aliases = read_aliases(settings)
+    left = {name: held for name, held in aliases.items() if held != version or name not in (CHALLENGER, SHADOW)}
+    if left != aliases:
+        _publish(settings, left)
 
 
 def rollback(settings: Settings, schema_hash: str | None = None) -> str:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from headwater.settings import Settings
-from serving.variants import CHALLENGER, CHAMPION
+from models.variants import CHALLENGER, CHAMPION
 
 SHADOW = "shadow"
 

@@ -1,23 +1,20 @@
 """Items that came after a bundle was trained, followed on topic ``items``.
 
-A record is JSON: ``item_id`` and attributes; without a value it takes its item back. It counts for bundles whose
-training had ended when it came, by its timestamp, which is the platform's clock: what came before is the catalogue's
-business.
+A record (:mod:`headwater.announced`) counts for bundles whose training had ended when it came, by its timestamp, which
+is the platform's clock: what came before is the retraining's business.
 """
 
-import json
 import math
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from headwater import topics
+from headwater.announced import Attributes, read_item
 from headwater.errors import UnavailableError
 from headwater.kafka_io import client_config, offset_bounds
 from headwater.log import get_logger
@@ -36,7 +33,7 @@ REST = 1.0
 @dataclass(frozen=True)
 class _Arrival:
     at_ms: int
-    told: Mapping[str, str]
+    told: Attributes
 
 
 class Arrivals:
@@ -98,7 +95,7 @@ class Arrivals:
     def take(self, key: bytes | None, value: bytes | None, at_ms: int) -> None:
         """Take one record; one that cannot be read is logged and left."""
         try:
-            item, told = read_arrival(key, value)
+            item, told = read_item(key, value)
         except (ValueError, TypeError, KeyError) as error:
             log.warning("item_refused", key=(key or b"").decode(errors="replace")[:80], reason=str(error))
             return
@@ -150,22 +147,3 @@ def _places(consumer: Consumer, since_ms: int) -> list[TopicPartition]:
         TopicPartition(topics.ITEMS, one.partition, one.offset if one.offset >= 0 else ends[one.partition][1])
         for one in begins
     ]
-
-
-def read_arrival(key: bytes | None, value: bytes | None) -> tuple[str, Mapping[str, str] | None]:
-    """Item and attributes of a record, ``None`` for one that takes its item back.
-
-    Raises
-    ------
-    ValueError, TypeError, KeyError
-        It is none.
-    """
-    if value is None:
-        if not key:
-            raise ValueError("neither key nor value")
-        return key.decode(), None
-    record: Any = json.loads(value)
-    item = record["item_id"]
-    if not isinstance(item, str) or not item:
-        raise ValueError(f"item_id is {item!r}, and it is a string that is not empty")
-    return item, {name: str(held) for name, held in record.items() if name != "item_id" and held is not None}

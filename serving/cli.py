@@ -54,7 +54,7 @@ def ramp(
     Let so many users see a variant of variants.toml; the first variant takes what the others leave. Running servers
     follow within a second, and who saw a variant that grows goes on seeing it. Without shares: those of now.
     """
-    from serving import variants
+    from models import variants
 
     folder = _settings(repo).repo
     asked = dict(_pair(one, "SHARES", "challenger=25") for one in shares or ())

@@ -30,7 +30,10 @@ class InSegment:
 
 @dataclass(frozen=True)
 class NewItems:
-    """Items first seen within so many days, the most popular first, equal ones by how new they are, then by number."""
+    """Items first seen within so many days, the newest first, equal ones by popularity, then by number.
+
+    The most popular first would be what sells already; what nobody has bought yet would never come.
+    """
 
     first_seen: Times = field(repr=False)
     popularity: Floats = field(repr=False)
@@ -39,7 +42,7 @@ class NewItems:
 
     def propose(self, user: UserState, n: int) -> Ints:
         new = np.flatnonzero((self.first_seen > user.now_ms - self.days * DAY_MS) & (self.first_seen <= user.now_ms))
-        order = np.lexsort((-self.first_seen[new], -self.popularity[new]))
+        order = np.lexsort((-self.popularity[new], -self.first_seen[new]))
         return np.asarray(new[order][:n], np.int32)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from headwater.clock import Clock
 from headwater.errors import DataError, UnavailableError
 from headwater.online.reader import Matrix
+from models.variants import CHAMPION
 from serving.asking import asked, bounded, sought
 from serving.contracts import MAX_LIMIT, Explanation, Ranked, RankedItem, Request
 from serving.explain import explain
@@ -30,7 +31,6 @@ from serving.surfaces import DEFAULT, FeatureNames, Served, Surface
 from serving.telemetry import Telemetry
 from serving.told import told
 from serving.tuning import Tuned
-from serving.variants import CHAMPION
 
 PINNED = "pinned"
 NO_MATCH = "search.no_match"

@@ -16,12 +16,12 @@ from headwater.log import get_logger
 from headwater.plan import FeaturePlan
 from headwater.registry.manifest import load_plan, registry_sha256
 from headwater.settings import Settings
+from models.variants import ALONE, CHALLENGER, Experiment
 from serving import aliases
 from serving.contracts import Recommender
 from serving.shadow import Shadow
 from serving.telemetry import Telemetry
 from serving.tuning import Stamps, Tuned, Tuning, read_tuning, stamps
-from serving.variants import ALONE, CHALLENGER, Experiment
 
 log = get_logger("serving")
 POLL_S = 1.0

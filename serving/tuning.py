@@ -9,14 +9,14 @@ from pathlib import Path
 
 from headwater.declared import held_to
 from headwater.errors import ConfigError
-from models import objectives
+from models import objectives, variants
 from models.objectives import load_objectives
-from serving import surfaces, variants
+from models.variants import CHAMPION, Experiment, Variant, load_experiment
+from serving import surfaces
 from serving.ports import Bundle
 from serving.search import SOURCES
 from serving.shadow import Shadow
 from serving.surfaces import SEARCH, Surface, Surfaces, load_surfaces
-from serving.variants import CHAMPION, Experiment, Variant, load_experiment
 
 FILES = (surfaces.FILE, objectives.FILE, variants.FILE)
 Weights = Mapping[str, Mapping[str, float]]

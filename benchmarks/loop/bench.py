@@ -36,7 +36,7 @@ EXPLORING = (
     "sources = {{ buy_it_again = 120, two_tower = 100, popular = 40, trending = 20, new_items = 20, "
     "exploration = 10 }}\n"
     "explore = {{ share = {share}, temperature = 0.1, epsilon = {epsilon}, slot = 8, "
-    'among = ["new_items", "exploration"] }}'
+    'among = ["new_items"] }}'
 )
 SHARE, EPSILON = 0.25, 0.3
 """Of the first generation; each explores half as much as the one before, as there is more and more to learn from."""

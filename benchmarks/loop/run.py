@@ -30,6 +30,7 @@ from batch.begun import ReadyMade
 from batch.history import dagster_home
 from batch.retrain import SparkSteps
 from batch.retraining import SERVICE, Retraining, last_whole_day, run_once
+from batch.rollout import rollouts_of
 from benchmarks.parts import EXAMPLE
 from headwater.clock import StoredClock
 from headwater.datasets.complete_journey import home_of
@@ -59,6 +60,8 @@ PASSES = 2
 SIDE_BY_SIDE, STRETCHES = 4, 2
 """Shoppers at once: more make lists late, and so degraded. How often a day the clock is moved, which takes 0.6 s."""
 K = 10
+LOADED_S = 2.0
+"""In which a server has read a bundle, or other shares, more or less."""
 Say = Callable[[str], None]
 
 
@@ -116,12 +119,12 @@ def play(
     _declare(settings, surfaces[0])
     with _up(settings), connect(addresses(settings).redis) as store:
         clock = StoredClock(store)
-        written = _Written(ReadyMade(settings, load_plan(settings.repo), clock.now_ms))
+        schedule = _Schedule(settings, clock)
         for number, text in enumerate(surfaces):
             _declare(settings, text)
             before_ms = clock.now_ms()
             asked = Asked(config, (number + 1) * days, out, SIDE_BY_SIDE, stretches=STRETCHES)
-            simulate(settings, asked, lambda day, done, total: None, written.bring_up)
+            simulate(settings, asked, lambda day, done, total: None, schedule.look)
             catch_up(settings)
             lists = _days(out / "lists", number * days, (number + 1) * days)
             lists = lists[lists["failure"].isna()].reset_index(drop=True)
@@ -160,19 +163,25 @@ def audited(settings: Settings) -> Mapping[str, Any]:
     return found
 
 
-@dataclass
-class _Written:
-    """What the sensor ``rows_have_begun`` has a schedule do: ready-made rows are served from when they begin."""
+class _Schedule:
+    """What Dagster's sensors have done in between: ready-made rows are written, and what has passed comes to serve."""
 
-    views: ReadyMade
-    until_ms: int = 0
+    def __init__(self, settings: Settings, clock: StoredClock) -> None:
+        plan = load_plan(settings.repo)
+        self._settings, self._looked_ms = settings, 0
+        self._views = ReadyMade(settings, plan, clock.now_ms)
+        self._rollouts = rollouts_of(settings, plan.schema_hash(SERVICE), clock.now_ms)
 
-    def bring_up(self) -> None:
-        """Write the views of which a row has begun since the last time, and wait until the server has them."""
-        since_ms, self.until_ms = self.until_ms, self.views.now_ms()
-        if begun := self.views.begun(since_ms, self.until_ms):
-            self.views.write(begun)
+    def look(self) -> None:
+        """Write the views of which a row has begun, move on with a rollout, and wait until the server has both."""
+        since_ms, self._looked_ms = self._looked_ms, self._views.now_ms()
+        if begun := self._views.begun(since_ms, self._looked_ms):
+            self._views.write(begun)
             time.sleep(FRESH_MS / 1000)
+        if self._rollouts.standing() is not None:
+            catch_up(self._settings)
+            self._rollouts.look()
+            time.sleep(LOADED_S)
 
 
 def _declare(settings: Settings, surfaces: str) -> None:

@@ -180,7 +180,7 @@ class TestArrivals:
     def test_what_is_not_in_the_bundle_before_came_since(self):
         before = {f"i{n}": ALWAYS for n in range(4)} | {"i4": NOW - 50}
         found = first_seen(bought_of([(0, 2, NOW - 5), (0, 4, NOW - 3), (0, 5, NOW - 2)]), self.IDS, NOW, before)
-        assert found.tolist() == [ALWAYS, ALWAYS, NOW - 5, ALWAYS, NOW - 50, NOW - 2, NOW, NOW, NOW]
+        assert found.tolist() == [ALWAYS, ALWAYS, ALWAYS, ALWAYS, NOW - 50, NOW - 2, NOW, NOW, NOW]
 
 
 def tables() -> SideTables:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from support import bundles
 
+from headwater.announced import read_item
 from headwater.plan import DAY_MS
 from models.bundle import Bundle, load_bundle
 from serving import arrivals as following
-from serving.arrivals import Arrivals, read_arrival
+from serving.arrivals import Arrivals
 
 NOW = 400 * DAY_MS
 
@@ -91,4 +92,4 @@ def test_a_record_that_is_no_item_is_left_and_an_item_that_cannot_be_placed_keep
     quiet.take(b"a", told("a"), 1_000)
     monkeypatch.setattr(following, "with_items", lambda *_: 1 / 0)
     assert quiet.added_to(bundle) is bundle
-    assert read_arrival(b"a", told("a", size=2)) == ("a", {"size": "2"})
+    assert read_item(b"a", told("a", size=2)) == ("a", {"size": "2"})

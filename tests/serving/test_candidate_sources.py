@@ -117,12 +117,12 @@ class TestColdStart:
 
     @given(st.lists(st.tuples(st.integers(-1, 40), st.integers(0, 3)), min_size=1, max_size=20), st.integers(0, 25))
     @tries(deadline=None)
-    def test_new_items_came_within_the_days_the_popular_first(self, rows, n):
+    def test_new_items_came_within_the_days_the_newest_first(self, rows, n):
         first_seen = np.array([day * DAY_MS if day >= 0 else -1 for day, _ in rows], np.int64)
         popular = np.array([count for _, count in rows], np.float32)
         expected = [
             item
-            for _, _, item in sorted((-count, -day, item) for item, (day, count) in enumerate(rows) if 3 < day <= 10)
+            for _, _, item in sorted((-day, -count, item) for item, (day, count) in enumerate(rows) if 3 < day <= 10)
         ]
         source = NewItems(first_seen, popular, days=7)
         assert source.propose(replace(user_of(), now_ms=10 * DAY_MS), n).tolist() == expected[:n]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from headwater.errors import ConfigError, ModelError
+from models.variants import FILE, ramp
 from serving import live as lives
 from serving.bundled import LATER
 from serving.live import Live
 from serving.telemetry import Telemetry
 from serving.tuning import Tuned
-from serving.variants import FILE, ramp
 
 SOURCES = {"buy_it_again", "two_tower", "recent_neighbours", "popular", "trending", "bm25", "dense", "meant", *LATER}
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.errors import ConfigError
-from serving.variants import ALONE, FILE, Experiment, load_experiment, point, ramp
+from models.variants import ALONE, FILE, Experiment, load_experiment, point, ramp
 
 USERS = [f"user {n}" for n in range(20_000)]
 
