@@ -18,7 +18,7 @@ from headwater.clock import StoredClock
 from headwater.errors import UnavailableError
 from headwater.kafka_io import Record, Sender
 from headwater.online.connect import connect
-from headwater.settings import addresses, get_settings
+from headwater.settings import Addresses, addresses, get_settings
 from serving.client import Client
 from serving.demo.live import changed_answer, freshness_ms
 from serving.demo.story import COUNTER
@@ -45,7 +45,6 @@ def measure(size: float) -> Sequence[Measure]:
         clock = StoredClock(store)
         changes = [changed_answer(client, user, clock) for user in users]
         readable = freshness_ms(client, users, changes[0].bought, clock, COUNTER)
-        found_s = arrivals_s(client, Sender(where.kafka), clock, max(2, int(ARRIVALS * size)))
     delays = [change.delay_ms for change in changes]
     note = f"{len(users)} households, the longest {max(delays):.0f} ms"
     measures = []
@@ -55,21 +54,27 @@ def measure(size: float) -> Sequence[Measure]:
             f"a purchase until the buyer's list is another, p{share}", round(ours, 1), "ms",
             "until GetFeatures shows it", round(theirs, 1), None, most, ours <= most if most else None, note=note,
         ))  # fmt: skip
-    measures.append(Measure(
-        "a new product until a search finds it, the longest", round(max(found_s), 2), "s", "the median",
-        round(float(np.median(found_s)), 2), None, MOST_S, max(found_s) <= MOST_S, note=f"{len(found_s)} products",
-    ))  # fmt: skip
-    return measures
+    return [*measures, arrivals(where, max(2, int(ARRIVALS * size)))]
 
 
-def arrivals_s(client: Client, sender: Sender, clock: StoredClock, n: int) -> list[float]:
-    """Seconds from when the log has each of ``n`` new products, one after the other, to when a search finds it.
+def arrivals(where: Addresses, n: int) -> Measure:
+    """How long ``n`` new products take to be found, one after the other.
 
     Raises
     ------
     UnavailableError
         One is not found within a minute.
     """
+    with connect(where.redis) as store, Client(where.grpc) as client:
+        found_s = _arrivals_s(client, Sender(where.kafka), StoredClock(store), n)
+    return Measure(
+        "a new product until a search finds it, the longest", round(max(found_s), 2), "s", "the median",
+        round(float(np.median(found_s)), 2), None, MOST_S, max(found_s) <= MOST_S, note=f"{n} products",
+    )  # fmt: skip
+
+
+def _arrivals_s(client: Client, sender: Sender, clock: StoredClock, n: int) -> list[float]:
+    """Seconds from when the log has each of ``n`` new products to when a search finds it."""
     ids, found_s = [f"new-{clock.now_ms()}-{at}" for at in range(n)], []
     try:
         for item in ids:

@@ -1,4 +1,7 @@
-"""Index and models exchanged under load, twenty times: nothing fails, and nobody waits for it."""
+"""Index and models exchanged under load, twenty times: nothing fails, and nobody waits for it.
+
+Then new products come to the same catalogue, each until a search finds it.
+"""
 
 import time
 from collections import Counter
@@ -8,14 +11,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from benchmarks.live import arrivals
 from benchmarks.served import Served, promote, serving, stocked, versions
 from headwater.bench import Measure
 from headwater.clock import SystemClock
 from headwater.errors import UnavailableError
+from headwater.settings import addresses
 from serving.load import Load, run
 
 ITEMS, USERS, TREES, SKEW = 1_000_000, 2_500, 300, 1.0
-SWAPS, RATE, SECONDS, CONNECTIONS = 20, 30.0, 5.0, 4
+SWAPS, RATE, SECONDS, CONNECTIONS, PRODUCTS = 20, 30.0, 5.0, 4, 5
 QUIET, POLL_S, PATIENCE_S = 4, 0.2, 120.0
 """Loads without a swap before and after; between looks at what answers; and how long a swap may take."""
 
@@ -62,6 +67,7 @@ def measure(size: float, *, workers: int = 2) -> Sequence[Measure]:
             while not took.done():
                 during.ask(served, users, seconds)
         rest()
+        arrived = arrivals(addresses(made.settings), max(2, int(PRODUCTS * size)))
     asked = len(during.latency)
     found = [
         Measure(
@@ -76,7 +82,7 @@ def measure(size: float, *, workers: int = 2) -> Sequence[Measure]:
         told = f"{RATE:g} requests/s while bundles are swapped, p{share}"
         ratio = round(normal / ours, 2)
         found.append(Measure(told, round(ours, 1), "ms", "without", round(normal, 1), ratio, target, held))
-    return [*found, _lasted(took.result())]
+    return [*found, _lasted(took.result()), arrived]
 
 
 def _swap(served: Served, swaps: int, workers: int) -> list[float]:

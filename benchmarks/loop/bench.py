@@ -1,15 +1,17 @@
 """The loop in a simulated world: does what was shown teach the next model, and what does exploration give and cost?
 
-One history and one first bundle; from there, for each seed, five generations with exploration and five without. All
-figures are simulated: shoppers' tastes come from the data, and what a list is worth to them is known exactly
-(docs/simulation.md).
+One history and one first bundle on each of two platforms, which run side by side. From there, for each seed, five
+generations with exploration on the one and five without on the other. All figures are simulated: shoppers' tastes come
+from the data, and what a list is worth to them is known exactly (docs/simulation.md).
 """
 
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -80,27 +82,39 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
         raise ConfigError(
             f"bench loop: {seeds} seeds of {generations} generations. Ask for one seed and two, at least."
         )
-    on: list[Loop] = []
-    off: list[Loop] = []
-    audits: list[Mapping[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="headwater-loop-") as name:
-        folder = Path(name)
-        settings = settings_in(folder)
-        prepare(settings, _say)
-        prepared = _Snapshot(settings, folder)
-        for seed in range(1, seeds + 1):
-            for loops, explores in ((on, True), (off, False)):
-                prepared.restore()
-                _say(f"seed {seed}, exploration {'on' if explores else 'off'}")
-                out = folder / f"{seed}-{explores}"
-                surfaces = [surfaces_of(explores, number) for number in range(generations)]
-                loops.append(play_apart(settings, world_config(seed, size), surfaces, DAYS, out, _say))
-                _say("every vector that was served is computed again")
-                audits.append(audited(settings))
-    measures = [*found(on, off), exactness(audits)]
+    with tempfile.TemporaryDirectory(prefix="headwater-loop-") as name, ThreadPoolExecutor(2) as pool:
+        (on, ours), (off, theirs) = pool.map(
+            lambda explores: _loops(
+                Path(name) / ("exploring" if explores else "greedy"),
+                [surfaces_of(explores, number) for number in range(generations)], seeds, size,
+            ),
+            (True, False),
+        )  # fmt: skip
+    measures = [*found(on, off), exactness([*ours, *theirs])]
     if page:
         write_page(Path(page), on, off, measures)
     return measures
+
+
+def _loops(
+    folder: Path, surfaces: Sequence[str], seeds: int, size: float
+) -> tuple[list[Loop], list[Mapping[str, Any]]]:
+    """A loop of each seed on a platform of its own, and what the audit says of it."""
+    say = partial(_say, folder.name)
+    folder.mkdir()
+    settings = settings_in(folder)
+    prepare(settings, say)
+    prepared = _Snapshot(settings, folder)
+    loops: list[Loop] = []
+    audits: list[Mapping[str, Any]] = []
+    for seed in range(1, seeds + 1):
+        if loops:
+            prepared.restore()
+        say(f"seed {seed}")
+        loops.append(play_apart(settings, world_config(seed, size), surfaces, DAYS, folder / str(seed), say))
+        say("every vector that was served is computed again")
+        audits.append(audited(settings))
+    return loops, audits
 
 
 def surfaces_of(explores: bool, number: int) -> str:
@@ -229,5 +243,5 @@ class _Snapshot:
         return [(held, self.folder / f"{held.name}.0") for held in (self.settings.state_dir, self.settings.repo)]
 
 
-def _say(line: str) -> None:
-    err.print(f"[dim]{line}[/dim]", highlight=False, soft_wrap=True)
+def _say(who: str, line: str) -> None:
+    err.print(f"[dim]{who}: {line}[/dim]", highlight=False, soft_wrap=True)

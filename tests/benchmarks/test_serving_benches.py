@@ -10,7 +10,11 @@ NAMES = {
     "serve": {"a request, all told, at most 7", "stage hydrate, mean", "two workers, memory", "150 requests/s, p99"},
     "rank_only": {"24 items, 1 connection", "100 items, 4 connections"},
     "soak": {"memory of 2 workers after 6 s of 20 requests/s over before, at most 1.02"},
-    "swap": {"30 requests/s while bundles are swapped, p99", "from promotion until all workers answer with it"},
+    "swap": {
+        "30 requests/s while bundles are swapped, p99",
+        "from promotion until all workers answer with it",
+        "a new product until a search finds it, the longest",
+    },
 }
 NOTHING_WRONG = {
     "serve": "lists that differ from the baseline's", "soak": "calls that failed meanwhile",
