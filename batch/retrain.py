@@ -30,6 +30,8 @@ from models.registry import CHALLENGER, CHAMPION
 from models.rows import Rows
 
 REFUSED, ROLLOUT = "refused", "rollout"
+LEAST_DRAWN = 30
+"""Lists that were drawn whole and led to something; the mean of fewer tells nothing."""
 log = get_logger(__name__)
 
 
@@ -217,7 +219,10 @@ class SparkSteps:
         return Judgement(found.gain.mean, found.gain.low, found.gain.high, found.requests, measured)
 
     def _judged(self, until_ms: int, names: Sequence[str]) -> Rows:
-        """Rows of the judged period; of impressions the lists that were drawn whole: others favour who ordered them."""
+        """Rows of the judged period; of impressions the lists that were drawn whole: others favour who ordered them.
+
+        Where few of these led to anything, all lists judge.
+        """
         from batch.shown import Asked, Split, build_shown_rows
         from batch.training_set import build_ranking_rows
         from models.ranking import read_rows
@@ -233,9 +238,9 @@ class SparkSteps:
         build_shown_rows(*what, Asked.of(self.settings, until_ms, newer, self._items), out)
         with suppress(DataError):  # there is none
             drawn = read_rows(out, names, only=pc.field("policy") == PLACKETT_LUCE)
-            if drawn.label.any():
+            if len(np.unique(drawn.group[drawn.label > 0])) >= LEAST_DRAWN:
                 return drawn
-        log.warning("no_drawn_list_judges", instead="all lists", remedy="let some be drawn: docs/serving.md")
+        log.warning("few_drawn_lists", least=LEAST_DRAWN, instead="all lists", remedy="draw more: docs/serving.md")
         return read_rows(out, names)
 
     @property

@@ -63,9 +63,14 @@ class Standing(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Of a step: lists for the bundle to make, the share of them that it could not, and what came of them.
+    """Of a step: the bundle's lists, how they failed, and what came of them.
 
-    ``change`` is declared outcomes of a shopper's lists, on average, less the champion's: mean, and 95 % interval.
+    Attributes
+    ----------
+    failed
+        Share that has no shadow's score, or in which a stage failed, less that of the champion's lists.
+    change
+        Declared outcomes of a shopper's lists, on average, less the champion's: mean, and 95 % interval.
     """
 
     lists: int = 0
@@ -75,7 +80,7 @@ class Seen:
     def against(self, rules: Rollout) -> str | None:
         """Why the rollout ends by it, if it does."""
         if self.lists >= LEAST_JUDGED and self.failed > rules.most_failed:
-            return f"it failed {self.failed:.1%} of {self.lists} lists, at most {rules.most_failed:.1%} are borne"
+            return f"it fails {self.failed:.1%} more of {self.lists} lists, at most {rules.most_failed:.1%} are borne"
         if self.change is not None and self.change[2] < 0:
             mean, low, high = self.change
             return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}] {' or '.join(rules.outcomes)} a list"
@@ -94,12 +99,12 @@ class Look:
 
 
 class _List(NamedTuple):
-    """One that was shown during a step: for the bundle to make or score (``ours``), and whether it did."""
+    """One that was shown during a step, made or scored by the bundle (``ours``) or not, and whether that failed."""
 
     request_id: str
     user_id: str
     ours: bool
-    made: bool
+    failed: bool
 
 
 @dataclass(frozen=True)
@@ -199,22 +204,19 @@ class Rollouts:
 
     def _seen(self, held: Standing, step: Step) -> Seen:
         shown = list(self._shown(held, step))
-        ours = [one.made for one in shown if one.ours]
-        failed = 1 - sum(ours) / len(ours) if ours else 0.0
+        ours, theirs = ([one.failed for one in shown if one.ours == side] for side in (True, False))
+        failed = max(0.0, _share(ours) - _share(theirs))
         change = None if step.share is None else self._change(shown, held.since_ms)
         return Seen(len(ours), round(failed, 6), change)
 
     def _shown(self, held: Standing, step: Step) -> Iterator[_List]:
-        """Lists of the step, from the first that the bundle made or scored: before, servers had yet to read it."""
-        begun = False
+        """Lists of the step; those that the bundle was to make while no server had it in memory are no one's."""
         for told in islice(self._impressions(held.since_ms), MOST_READ):
-            if step.share is None:
-                ours, made = True, (told.get("shadow") or {}).get("bundle_version") == held.version
-            else:
-                ours, made = told["variant"] == CHALLENGER, told["bundle_version"] == held.version
-            begun |= ours and made
-            if begun:
-                yield _List(told["request_id"], told["user_id"], ours, made)
+            shadow, dealt = told["shadow"] or {}, told["variant"] == CHALLENGER
+            if step.share is None and shadow.get("bundle_version") == held.version:
+                yield _List(told["request_id"], told["user_id"], True, shadow["items"] is None)
+            elif step.share is not None and dealt == (told["bundle_version"] == held.version):
+                yield _List(told["request_id"], told["user_id"], dealt, bool(told["degraded"]))
 
     def _impressions(self, since_ms: int) -> Iterator[dict[str, Any]]:
         try:
@@ -251,6 +253,10 @@ class Rollouts:
         )
         once = dict(zip(events["event_id"].to_pylist(), events["request_id"].to_pylist(), strict=True))
         return Counter(once.values())
+
+
+def _share(flags: list[bool]) -> float:
+    return sum(flags) / len(flags) if flags else 0.0
 
 
 def rollouts_of(settings: Settings, schema_hash: str, now_ms: Callable[[], int]) -> Rollouts:

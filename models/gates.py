@@ -20,7 +20,7 @@
     ramp = [10, 50]                        # then so many percent of the users see it, one after the other,
     each = "1d"                            # for so long each; then it is champion (batch/rollout.py)
     least_lists = 1_000                    # a step lasts until it has made so many lists
-    most_failed = 0.01                     # share of a step's lists that it could not make: more ends the rollout
+    most_failed = 0.01                     # share of its lists that fail, beyond the champion's: more ends the rollout
     outcomes = ["click"]                   # surely fewer of these a shopper than under the champion end it too
 
     [retraining]

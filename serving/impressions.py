@@ -274,11 +274,11 @@ def _rows(impression: Impression, rows: NDArray[np.intp]) -> list[dict[str, Any]
     ]
 
 
-def _shadow(shade: Shade, shown: NDArray[np.intp], others: NDArray[np.intp]) -> dict[str, Any] | None:
+def _shadow(shade: Shade, shown: NDArray[np.intp], others: NDArray[np.intp]) -> dict[str, Any]:
+    """Its version, and its scores or null where there are none."""
     scores = shade.told()
-    if scores is None:
-        return None
-    return {"bundle_version": shade.version, "items": _numbers(scores[shown]), "others": _numbers(scores[others])}
+    items, rest = (None if scores is None else _numbers(scores[rows]) for rows in (shown, others))
+    return {"bundle_version": shade.version, "items": items, "others": rest}
 
 
 def _numbers(numbers: NDArray[np.float32]) -> list[Any]:

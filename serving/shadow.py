@@ -53,14 +53,14 @@ class Shadow:
         self._closed = threading.Event()
         threading.Thread(target=self._work, name=f"shadow {version}", daemon=True).start()
 
-    def ask(self, surface: str, features: Floats) -> Shade | None:
-        """Have candidates scored, or ``None`` where too many wait already; never waits."""
+    def ask(self, surface: str, features: Floats) -> Shade:
+        """Have candidates scored, unless too many wait already; never waits."""
         scores: Future[Floats] = Future()
         try:
             self._queue.put_nowait((surface, features, scores))
-        except queue.Full:
+        except queue.Full as full:
             self._telemetry.shadow("dropped")
-            return None
+            scores.set_exception(full)
         return Shade(self.version, scores)
 
     def close(self) -> None:

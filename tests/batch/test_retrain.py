@@ -368,6 +368,7 @@ def test_impressions_are_learned_from_up_to_the_judged_period(
 ) -> None:
     settings = impressions_state(tmp_path, plan, policy)
     monkeypatch.setattr(SparkSteps, "_spark", lambda _: spark)
+    monkeypatch.setattr("batch.retrain.LEAST_DRAWN", 8)
     rules = Retraining(learns_from="impressions", judged=timedelta(days=2))
     steps = SparkSteps(settings, plan, "all", tmp_path, lambda: 0, rules)
     end = AT + 80 * 3 * HOUR_MS

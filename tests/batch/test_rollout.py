@@ -50,10 +50,11 @@ class Shop:
         now, events = self.clock.now_ms(), []
         for at in range(n):
             name = f"r{next(self.number)}"
-            scored = None if shadow is None else {"bundle_version": shadow, "items": [0.5, 0.5], "others": []}
+            scored = None if shadow is None else {"bundle_version": shadow, "items": fields.get("scores", [0.5, 0.5])}
             who = f"{fields.get('variant', 'champion')}-{at % users}"
             self.lists.append(record(name, now, who, bundle_version=fields.get("by", "1"), shadow=scored,
-                                     variant=fields.get("variant", "champion")))  # fmt: skip
+                                     variant=fields.get("variant", "champion"),
+                                     degraded=fields.get("degraded", [])))  # fmt: skip
             events += [
                 Event(event_id=f"{name}-{click}", event_type="click", event_time=now, user_id=who, item_id="a",
                       request_id=name)
@@ -112,14 +113,28 @@ def test_a_bundle_comes_to_serve_by_every_step(shop: Shop) -> None:
 
 def test_a_shadow_that_fails_is_withdrawn(shop: Shop) -> None:
     shop.rollouts.begin("2")
-    shop.show(40, shadow="2")
-    shop.show(4)
+    shop.show(45, shadow="2")
+    shop.show(5, shadow="2", scores=None)
     assert shop.rollouts.look().result == WAITS, "a tenth is borne"
-    shop.show(6)
+    shop.show(10, shadow="2", scores=None)
     found = shop.rollouts.look()
-    assert (found.result, found.why) == (WITHDRAWN, "it failed 20.0% of 50 lists, at most 10.0% are borne")
+    assert (found.result, found.why) == (WITHDRAWN, "it fails 25.0% more of 60 lists, at most 10.0% are borne")
     assert shop.aliases == {"champion": "1"}
     assert not (shop.settings.bundles_dir / FILE).exists()
+
+
+def test_a_challenger_that_fails_more_than_the_champion_is_withdrawn(shop: Shop) -> None:
+    shop.rollouts.begin("2")
+    shop.show(50, shadow="2")
+    shop.clock.advance(HOUR_MS)
+    shop.rollouts.look()
+    shop.show(30, variant="challenger", by="2", degraded=["hydrate"])
+    shop.show(100, variant="challenger", by="1", degraded=["variant.challenger"])
+    shop.show(30, degraded=["hydrate"])
+    found = shop.rollouts.look()
+    assert (found.result, found.seen.lists, found.seen.failed) == (WAITS, 30, 0), "the store was away for all"
+    shop.show(10)
+    assert shop.rollouts.look().result == WITHDRAWN
 
 
 def test_a_challenger_that_surely_does_worse_is_withdrawn_in_mid_step(shop: Shop) -> None:
