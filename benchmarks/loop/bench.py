@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.loop.estimates import Foretold
 from benchmarks.loop.exposure import Exposure, exposures
 from benchmarks.loop.page import write_page
 from benchmarks.loop.run import Generation, audited, play_apart, prepare
@@ -143,7 +144,23 @@ def found(on: Sequence[Loop], off: Sequence[Loop]) -> list[Measure]:
             "calibration error of its scores, as probabilities of a click", shown, without,
             lambda one: one.calibration_error, target=None,
         ),
+        _held([one.foretold for loop in on for one in loop if one.foretold is not None]),
     ]  # fmt: skip
+
+
+def _held(foretold: Sequence[Foretold]) -> Measure:
+    """Share of the estimates of bundles' policies whose interval holds the truth."""
+    made, held = Counter[str](), Counter[str]()
+    for one in foretold:
+        made.update(one.estimates.keys())
+        held.update(name for name, holds in one.held.items() if holds)
+    share = held.total() / made.total() if made else 0.0
+    by_name = ", ".join(f"{name} {held[name]} of {count}" for name, count in sorted(made.items()))
+    refused = f"{sum(not one.estimates for one in foretold)} of {len(foretold)} bundles refused"
+    return Measure(
+        "estimates of a bundle's clicks a list whose interval holds the truth", round(share, 3), "of them",
+        "estimates", made.total(), None, None, None, note=f"{by_name or 'none'}; {refused}; simulated",
+    )  # fmt: skip
 
 
 def exactness(audits: Sequence[Mapping[str, Any]]) -> Measure:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.loop.estimates import Foretold
 from benchmarks.loop.exposure import exposures
 from benchmarks.loop.run import Generation
 from headwater.bench import Measure
@@ -13,6 +14,8 @@ from headwater.files import write_whole
 from models.evaluation.metrics import Floats
 from models.evaluation.plots import INK, LOUD, SOFT, drawn, set_into
 
+JUDGED_BY = {"dr": INK, "snips_by_place": SOFT}
+"""Estimators that are drawn: all lie in the bench's figures."""
 TEMPLATE = Path(__file__).with_name("page.html")
 HEIGHT = 2.8
 Loop = Sequence[Generation]
@@ -40,6 +43,8 @@ def write_page(path: Path, on: Sequence[Loop], off: Sequence[Loop], measures: Se
             _both(shown, lambda one: one.calibration_error), "calibration error"
         ),
     }  # fmt: skip
+    if any(one.foretold for loop in on for one in loop):
+        plots["Estimate against truth"] = _against_truth(on)
     told = [_told(seed, name, number, one) for name, loops in (("on", on), ("off", off))
             for seed, loop in enumerate(loops, 1) for number, one in enumerate(loop)]  # fmt: skip
     text = set_into(TEMPLATE, plots, seeds=len(on), measures=measures, generations=told)
@@ -51,8 +56,43 @@ def _told(seed: int, exploration: str, number: int, one: Generation) -> dict[str
     worth, best = float(one.lists["value"].mean()), float(one.lists["best"].mean())
     return {
         "seed": seed, "exploration": exploration, "number": number, "lists": len(one.lists), "worth": worth,
-        "best": best, "decision": decision,
+        "best": best, "decision": decision, "foretold": "" if one.foretold is None else _said(one.foretold),
     }  # fmt: skip
+
+
+def _said(foretold: Foretold) -> str:
+    estimates = {name: foretold.estimates[name] for name in JUDGED_BY if name in foretold.estimates}
+    told = [f"{name} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for name, one in estimates.items()]
+    said = ", ".join(told) or f"refused: {foretold.refused}"
+    return f"truth {foretold.truth:.3f}, by {foretold.lists} lists: {said}"
+
+
+def _against_truth(loops: Sequence[Loop]) -> str:
+    """Each seed's estimates with their intervals beside the truth; a cross where they were refused."""
+    width = 0.8 / (len(loops) * len(JUDGED_BY))
+
+    def draw(axes: Any) -> None:
+        for seed, loop in enumerate(loops):
+            for number, one in enumerate(loop):
+                if one.foretold is None:
+                    continue
+                begin, truth = number - 0.4 + seed * width * len(JUDGED_BY), one.foretold.truth
+                axes.plot([begin, begin + width * len(JUDGED_BY)], [truth, truth], color=LOUD, label="truth")
+                middle = begin + width * len(JUDGED_BY) / 2
+                if not one.foretold.estimates:
+                    axes.plot([middle], [truth], "x", color=LOUD, label="refused")
+                for at, (name, colour) in enumerate(JUDGED_BY.items()):
+                    if (found := one.foretold.estimates.get(name)) is not None:
+                        place = begin + (at + 0.5) * width
+                        axes.plot([place, place], [found.low, found.high], color=colour)
+                        axes.plot([place], [found.value], "o", color=colour, markersize=4, label=name)
+        handles, names = axes.get_legend_handles_labels()
+        once = dict(zip(names, handles, strict=True))
+        axes.legend(once.values(), once.keys(), frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        axes.set(xlabel="generation that the bundle learned from", ylabel="clicks a list")
+        axes.set(xticks=[number for number, one in enumerate(loops[0]) if one.foretold is not None])
+
+    return drawn(draw, HEIGHT)
 
 
 def _means(loops: Sequence[Sequence[Any]], of: Callable[[Any], float]) -> Floats:
