@@ -144,22 +144,24 @@ def found(on: Sequence[Loop], off: Sequence[Loop]) -> list[Measure]:
             "calibration error of its scores, as probabilities of a click", shown, without,
             lambda one: one.calibration_error, target=None,
         ),
-        _held([one.foretold for loop in on for one in loop if one.foretold is not None]),
+        _held([told for loop in on for one in loop for told in one.foretold]),
     ]  # fmt: skip
 
 
 def _held(foretold: Sequence[Foretold]) -> Measure:
     """Share of the estimates of bundles' policies whose interval holds the truth."""
-    made, held = Counter[str](), Counter[str]()
+    made, held, refused = Counter[str](), Counter[str](), Counter[int]()
     for one in foretold:
         made.update(one.estimates.keys())
         held.update(name for name, holds in one.held.items() if holds)
+        refused[one.places] += not one.estimates
     share = held.total() / made.total() if made else 0.0
-    by_name = ", ".join(f"{name} {held[name]} of {count}" for name, count in sorted(made.items()))
-    refused = f"{sum(not one.estimates for one in foretold)} of {len(foretold)} bundles refused"
+    told = [f"{name} {held[name]} of {count}" for name, count in sorted(made.items())]
+    asked = Counter(one.places for one in foretold)
+    told += [f"{refused[places]} of {count} refused at {places} places" for places, count in sorted(asked.items())]
     return Measure(
         "estimates of a bundle's clicks a list whose interval holds the truth", round(share, 3), "of them",
-        "estimates", made.total(), None, None, None, note=f"{by_name or 'none'}; {refused}; simulated",
+        "estimates", made.total(), None, None, None, note=", ".join([*told, "simulated"]),
     )  # fmt: skip
 
 

@@ -1,12 +1,15 @@
-"""What the log of drawn lists foretells of a bundle's policy, beside what the simulated world knows it to be worth.
+"""What the log foretells of a bundle's policy before it serves, beside what the simulated world knows it to be worth.
 
 ::
 
-    training/rows ──drawn whole──► log ──by_ranker──► estimates with intervals, or a refusal
-                                    └──► the same policy draws from the same candidates ──► World.value ──► truth
+    training/rows ──► log, of the first places or all ──by_ranker──► estimates with intervals, or a refusal
+                       └──► the same policy draws from the same candidates ──► World.value ──► truth
+
+All lists are the log, not only those that were drawn whole: the probabilities that serving logs are those of the
+surface, which draws some lists and orders the others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +28,7 @@ from models.evaluation.metrics import PAD
 from models.evaluation.policies import SAMPLED, Log, Named, by_ranker, log_of
 from models.paths import paths_of
 from models.requests import REQUEST
+from models.rows import POSITION, SHOWN
 from simulation.fitted import Floats, Ints
 from simulation.world import World
 
@@ -33,22 +37,26 @@ TEMPERATURE = 0.1
 DRAWS, CHUNK = 200, 2_000
 """Lists drawn for each logged one, and how many are drawn at once."""
 SEED = 20171127
+PLACES = (3, 10)
+"""So many places from the top are judged. What is left to draw from is guessed from ten logged candidates of hundreds,
+and what that is wrong by is multiplied from place to place: whole lists are mostly refused."""
 
 
 @dataclass(frozen=True)
 class Foretold:
-    """Clicks a list of a policy that was not shown yet.
+    """Clicks a list, in its first places, of a policy that was not shown yet.
 
     Attributes
     ----------
-    lists
-        So many logged ones tell of it.
+    places, lists
+        So many places are judged, and so many logged lists tell of them.
     truth
         Mean worth of lists that the policy draws for the same shoppers, days and candidates.
     estimates
         By estimator; none where the log does not support the policy, and ``refused`` says why.
     """
 
+    places: int
     lists: int
     truth: float
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
@@ -60,28 +68,37 @@ class Foretold:
         return {name: one.low <= self.truth <= one.high for name, one in self.estimates.items()}
 
 
-def foretell(settings: Settings, world: World, lists: pd.DataFrame, version: str) -> Foretold | None:
-    """Ask the lists that were drawn whole what a bundle's policy would earn; ``None`` where there are none.
+def foretell(settings: Settings, world: World, lists: pd.DataFrame, version: str) -> Sequence[Foretold]:
+    """Ask the lists that were learned from what a bundle's policy would earn; nothing where none was drawn.
 
     Parameters
     ----------
     lists
         ``request_id, user_id, day`` of all that the simulator saw answered.
     """
-    rows, drawn = paths_of(settings).rows, pc.field("policy") == PLACKETT_LUCE
-    table = ds.dataset(rows, format="parquet").to_table(filter=drawn & pc.field(REQUEST).isin(pa.array(lists[REQUEST])))
-    if not table.num_rows:
-        return None
-    return foretold(log_of(table, str(rows)), load_bundle(settings.bundles_dir / version).ranker, world, lists)
+    rows, seen = paths_of(settings).rows, pa.array(lists[REQUEST])
+    table = ds.dataset(rows, format="parquet").to_table(filter=pc.field(REQUEST).isin(seen))
+    if not pc.any(pc.equal(table["policy"], PLACKETT_LUCE)).as_py():
+        return ()
+    ranker = load_bundle(settings.bundles_dir / version).ranker
+    return [foretold(log_of(first_places(table, n), str(rows)), ranker, world, lists) for n in PLACES]
+
+
+def first_places(table: pa.Table, n: int) -> pa.Table:
+    """The log of lists that end at place ``n``: what stood below is a candidate that was not shown."""
+    at = table.column_names.index(POSITION)
+    position = pc.if_else(pc.greater(table[POSITION], n), pa.scalar(None, table[POSITION].type), table[POSITION])
+    cut = table.set_column(at, POSITION, position)
+    return cut.drop_columns([SHOWN] if SHOWN in cut.column_names else []).append_column(SHOWN, pc.is_valid(position))
 
 
 def foretold(log: Log, ranker: Named, world: World, lists: pd.DataFrame) -> Foretold:
     """Estimates of what a ranker's policy earns, and the truth, by the lists of a log."""
-    truth = float(true_clicks(log, ranker, world, lists).mean())
+    places, truth = int(log.place.max()) + 1, float(true_clicks(log, ranker, world, lists).mean())
     try:
-        return Foretold(log.n_lists, truth, estimate(by_ranker(log, ranker, TEMPERATURE)))
+        return Foretold(places, log.n_lists, truth, estimate(by_ranker(log, ranker, TEMPERATURE)))
     except DataError as error:
-        return Foretold(log.n_lists, truth, refused=str(error))
+        return Foretold(places, log.n_lists, truth, refused=str(error))
 
 
 def true_clicks(log: Log, ranker: Named, world: World, lists: pd.DataFrame, draws: int = DRAWS) -> Floats:

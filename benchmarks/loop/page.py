@@ -15,7 +15,7 @@ from models.evaluation.metrics import Floats
 from models.evaluation.plots import INK, LOUD, SOFT, drawn, set_into
 
 JUDGED_BY = {"dr": INK, "snips_by_place": SOFT}
-"""Estimators that are drawn: all lie in the bench's figures."""
+"""Estimators that are drawn; the bench counts all of them."""
 TEMPLATE = Path(__file__).with_name("page.html")
 HEIGHT = 2.8
 Loop = Sequence[Generation]
@@ -43,8 +43,8 @@ def write_page(path: Path, on: Sequence[Loop], off: Sequence[Loop], measures: Se
             _both(shown, lambda one: one.calibration_error), "calibration error"
         ),
     }  # fmt: skip
-    if any(one.foretold for loop in on for one in loop):
-        plots["Estimate against truth"] = _against_truth(on)
+    for places in sorted({told.places for loop in on for one in loop for told in one.foretold}):
+        plots[f"Estimate against truth, clicks of the first {places} places"] = _against_truth(on, places)
     told = [_told(seed, name, number, one) for name, loops in (("on", on), ("off", off))
             for seed, loop in enumerate(loops, 1) for number, one in enumerate(loop)]  # fmt: skip
     text = set_into(TEMPLATE, plots, seeds=len(on), measures=measures, generations=told)
@@ -56,7 +56,7 @@ def _told(seed: int, exploration: str, number: int, one: Generation) -> dict[str
     worth, best = float(one.lists["value"].mean()), float(one.lists["best"].mean())
     return {
         "seed": seed, "exploration": exploration, "number": number, "lists": len(one.lists), "worth": worth,
-        "best": best, "decision": decision, "foretold": "" if one.foretold is None else _said(one.foretold),
+        "best": best, "decision": decision, "foretold": "; ".join(map(_said, one.foretold)),
     }  # fmt: skip
 
 
@@ -64,33 +64,36 @@ def _said(foretold: Foretold) -> str:
     estimates = {name: foretold.estimates[name] for name in JUDGED_BY if name in foretold.estimates}
     told = [f"{name} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for name, one in estimates.items()]
     said = ", ".join(told) or f"refused: {foretold.refused}"
-    return f"truth {foretold.truth:.3f}, by {foretold.lists} lists: {said}"
+    return f"{foretold.places} places: truth {foretold.truth:.3f}, by {foretold.lists} lists {said}"
 
 
-def _against_truth(loops: Sequence[Loop]) -> str:
+def _against_truth(loops: Sequence[Loop], places: int) -> str:
     """Each seed's estimates with their intervals beside the truth; a cross where they were refused."""
-    width = 0.8 / (len(loops) * len(JUDGED_BY))
+    told = [
+        (seed, number, one)
+        for seed, loop in enumerate(loops)
+        for number, generation in enumerate(loop)
+        for one in generation.foretold
+        if one.places == places
+    ]
+    wide = 0.8 / len(loops)
 
     def draw(axes: Any) -> None:
-        for seed, loop in enumerate(loops):
-            for number, one in enumerate(loop):
-                if one.foretold is None:
-                    continue
-                begin, truth = number - 0.4 + seed * width * len(JUDGED_BY), one.foretold.truth
-                axes.plot([begin, begin + width * len(JUDGED_BY)], [truth, truth], color=LOUD, label="truth")
-                middle = begin + width * len(JUDGED_BY) / 2
-                if not one.foretold.estimates:
-                    axes.plot([middle], [truth], "x", color=LOUD, label="refused")
-                for at, (name, colour) in enumerate(JUDGED_BY.items()):
-                    if (found := one.foretold.estimates.get(name)) is not None:
-                        place = begin + (at + 0.5) * width
-                        axes.plot([place, place], [found.low, found.high], color=colour)
-                        axes.plot([place], [found.value], "o", color=colour, markersize=4, label=name)
+        for seed, number, one in told:
+            left = number - 0.4 + seed * wide
+            axes.plot([left, left + wide], [one.truth, one.truth], color=LOUD, label="truth")
+            if not one.estimates:
+                axes.plot([left + wide / 2], [one.truth], "x", color=LOUD, label="refused")
+                continue
+            for at, (name, colour) in enumerate(JUDGED_BY.items()):
+                found, place = one.estimates[name], left + wide * (at + 0.5) / len(JUDGED_BY)
+                axes.plot([place, place], [found.low, found.high], color=colour)
+                axes.plot([place], [found.value], "o", color=colour, markersize=4, label=name)
         handles, names = axes.get_legend_handles_labels()
         once = dict(zip(names, handles, strict=True))
         axes.legend(once.values(), once.keys(), frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-        axes.set(xlabel="generation that the bundle learned from", ylabel="clicks a list")
-        axes.set(xticks=[number for number, one in enumerate(loops[0]) if one.foretold is not None])
+        numbers = sorted({number for _, number, _ in told})
+        axes.set(xlabel="generation that the bundle learned from", ylabel="clicks a list", xticks=numbers)
 
     return drawn(draw, HEIGHT)
 

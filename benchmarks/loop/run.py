@@ -78,12 +78,12 @@ class Generation:
     verdict
         Of the retraining after it; empty after the last.
     foretold
-        What the lists drawn so far tell of the bundle that came of it, beside the truth; ``None`` where none was drawn.
+        What the lists so far tell of the bundle that came of it, beside the truth; nothing where none was drawn.
     """
 
     lists: pd.DataFrame
     verdict: dict[str, Any]
-    foretold: Foretold | None = None
+    foretold: Sequence[Foretold] = ()
 
 
 def prepare(settings: Settings, say: Say) -> None:
@@ -136,7 +136,7 @@ def play(
             lists["popular"], lists["own"] = _rules(settings, world, lists, before_ms)
             verdict = {} if number + 1 == len(surfaces) else _retrained(settings, clock)
             so_far = [*(one.lists for one in played), lists]
-            foretold = foretell(settings, world, pd.concat(so_far), verdict["version"]) if verdict else None
+            foretold = foretell(settings, world, pd.concat(so_far), verdict["version"]) if verdict else ()
             played.append(Generation(lists, verdict, foretold))
             told = ", ".join(f"{name} {lists[name].mean():.4f}" for name in ("value", "best", "popular", "own"))
             say(f"generation {number}: {len(lists)} lists, {told}")

@@ -12,7 +12,7 @@ from support.parts import IS_FULL
 
 from batch.objectives import load_labelling
 from benchmarks.loop.bench import exactness, found, measure, over_a_rule, over_the_first, surfaces_of
-from benchmarks.loop.estimates import TEMPERATURE, Foretold, foretold, true_clicks
+from benchmarks.loop.estimates import TEMPERATURE, Foretold, first_places, foretold, true_clicks
 from benchmarks.loop.exposure import exposures
 from benchmarks.loop.page import write_page
 from benchmarks.loop.run import HERE, Generation
@@ -20,7 +20,7 @@ from benchmarks.worlds import chances
 from headwater.errors import ConfigError
 from models.draws import draw_weights
 from models.evaluation.counterfactual import Estimate
-from models.evaluation.policies import log_of
+from models.evaluation.policies import by_ranker, log_of
 from models.gates import load_rules
 from models.objectives import load_objectives
 from serving.surfaces import load_surfaces
@@ -181,24 +181,38 @@ def test_a_policy_near_the_logged_one_is_foretold_and_a_far_one_refused(tiny):
     assert "no estimate is made" in far.refused
 
 
+def test_what_stood_below_the_first_places_is_a_candidate(tiny):
+    """So the log of the first place of longer lists is that of lists of one place."""
+    log, lists = drawn_log(np.random.default_rng(4), tiny, 40, every=1)
+    one = log_of(first_places(log.table, 1), "log")
+    assert (one.n_lists, one.n_shown, len(one.table)) == (40, 40, len(log.table))
+    weights = np.exp(one.table["leaning"].to_numpy() / TEMPERATURE)
+    whole = np.bincount(one.group, weights)
+    assert by_ranker(one, Leaning(), TEMPERATURE).target[:, 0] == pytest.approx((weights[:40] / whole)[one.group[:40]])
+    assert foretold(one, Leaning(), tiny, lists).places == 1
+
+
 def _foretelling(world, behaviour, n=1_200):
     log, lists = drawn_log(np.random.default_rng(3), world, n, behaviour, every=1)
     return log, Leaning(), world, lists
 
 
 def test_estimates_stand_beside_the_truth_and_are_counted(tmp_path):
-    told = Foretold(200, 0.5, {"dr": Estimate(0.45, 0.4, 0.6), "snips_by_place": Estimate(0.7, 0.6, 0.8)})
-    loop = [replace(ON[0], foretold=told), replace(ON[0], foretold=Foretold(20, 0.4, refused="<few>")), ON[1]]
+    told = Foretold(3, 200, 0.5, {"dr": Estimate(0.45, 0.4, 0.6), "snips_by_place": Estimate(0.7, 0.6, 0.8)})
+    refused = [Foretold(places, 20, 0.4, refused="<few>") for places in (3, 10)]
+    loop = [replace(ON[0], foretold=[told]), replace(ON[0], foretold=refused), ON[1]]
     off = [OFF[0], *OFF]
     measures = found([loop], [off])
     assert (measures[-1].value, measures[-1].baseline_value, measures[-1].target) == (0.5, 2, None)
-    assert measures[-1].note == "dr 1 of 1, snips_by_place 0 of 1; 1 of 2 bundles refused; simulated"
+    assert measures[-1].note == (
+        "dr 1 of 1, snips_by_place 0 of 1, 1 of 2 refused at 3 places, 1 of 1 refused at 10 places, simulated"
+    )
     write_page(tmp_path / "loop.html", [loop], [off], measures)
     text = (tmp_path / "loop.html").read_text()
-    assert text.count("<svg") == 7
-    assert "truth 0.500, by 200 lists: dr 0.450 [0.400, 0.600], snips_by_place 0.700 [0.600, 0.800]" in text
-    assert "truth 0.400, by 20 lists: refused: &lt;few&gt;" in text
-    assert found([ON], [OFF])[-1].note == "none; 0 of 0 bundles refused; simulated"
+    assert text.count("<svg") == 8
+    assert "3 places: truth 0.500, by 200 lists dr 0.450 [0.400, 0.600], snips_by_place 0.700 [0.600, 0.800]" in text
+    assert "10 places: truth 0.400, by 20 lists refused: &lt;few&gt;" in text
+    assert found([ON], [OFF])[-1].note == "simulated"
 
 
 def test_what_the_loop_declares_is_read():
