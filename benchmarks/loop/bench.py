@@ -158,9 +158,9 @@ def _held(foretold: Sequence[Foretold]) -> Measure:
     share = held.total() / made.total() if made else 0.0
     told = [f"{name} {held[name]} of {count}" for name, count in sorted(made.items())]
     asked = Counter(one.places for one in foretold)
-    told += [f"{refused[places]} of {count} refused at {places} places" for places, count in sorted(asked.items())]
+    told += [f"first {places}: {refused[places]} of {count} refused" for places, count in sorted(asked.items())]
     return Measure(
-        "estimates of a bundle's clicks a list whose interval holds the truth", round(share, 3), "of them",
+        "estimates of a bundle's clicks whose interval holds the truth", round(share, 3), "of them",
         "estimates", made.total(), None, None, None, note=", ".join([*told, "simulated"]),
     )  # fmt: skip
 

@@ -37,7 +37,7 @@ TEMPERATURE = 0.1
 DRAWS, CHUNK = 200, 2_000
 """Lists drawn for each logged one, and how many are drawn at once."""
 SEED = 20171127
-PLACES = (3, 10)
+PLACES = (1, 3, 10)
 """So many places from the top are judged. What is left to draw from is guessed from ten logged candidates of hundreds,
 and what that is wrong by is multiplied from place to place: whole lists are mostly refused."""
 

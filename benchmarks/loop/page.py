@@ -44,7 +44,8 @@ def write_page(path: Path, on: Sequence[Loop], off: Sequence[Loop], measures: Se
         ),
     }  # fmt: skip
     for places in sorted({told.places for loop in on for one in loop for told in one.foretold}):
-        plots[f"Estimate against truth, clicks of the first {places} places"] = _against_truth(on, places)
+        first = "the first place" if places == 1 else f"the first {places} places"
+        plots[f"Estimate against truth, clicks of {first}"] = _against_truth(on, places)
     told = [_told(seed, name, number, one) for name, loops in (("on", on), ("off", off))
             for seed, loop in enumerate(loops, 1) for number, one in enumerate(loop)]  # fmt: skip
     text = set_into(TEMPLATE, plots, seeds=len(on), measures=measures, generations=told)
@@ -64,7 +65,8 @@ def _said(foretold: Foretold) -> str:
     estimates = {name: foretold.estimates[name] for name in JUDGED_BY if name in foretold.estimates}
     told = [f"{name} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for name, one in estimates.items()]
     said = ", ".join(told) or f"refused: {foretold.refused}"
-    return f"{foretold.places} places: truth {foretold.truth:.3f}, by {foretold.lists} lists {said}"
+    places = "1 place" if foretold.places == 1 else f"{foretold.places} places"
+    return f"{places}: truth {foretold.truth:.3f}, by {foretold.lists} lists {said}"
 
 
 def _against_truth(loops: Sequence[Loop], places: int) -> str:

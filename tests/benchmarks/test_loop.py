@@ -205,7 +205,7 @@ def test_estimates_stand_beside_the_truth_and_are_counted(tmp_path):
     measures = found([loop], [off])
     assert (measures[-1].value, measures[-1].baseline_value, measures[-1].target) == (0.5, 2, None)
     assert measures[-1].note == (
-        "dr 1 of 1, snips_by_place 0 of 1, 1 of 2 refused at 3 places, 1 of 1 refused at 10 places, simulated"
+        "dr 1 of 1, snips_by_place 0 of 1, first 3: 1 of 2 refused, first 10: 1 of 1 refused, simulated"
     )
     write_page(tmp_path / "loop.html", [loop], [off], measures)
     text = (tmp_path / "loop.html").read_text()
