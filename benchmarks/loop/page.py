@@ -83,12 +83,12 @@ def _against_truth(loops: Sequence[Loop], places: int) -> str:
     def draw(axes: Any) -> None:
         for seed, number, one in told:
             left = number - 0.4 + seed * wide
-            axes.plot([left, left + wide], [one.truth, one.truth], color=LOUD, label="truth")
+            axes.plot([left, left + 0.9 * wide], [one.truth, one.truth], color=LOUD, label="truth")
             if not one.estimates:
-                axes.plot([left + wide / 2], [one.truth], "x", color=LOUD, label="refused")
+                axes.plot([left + 0.45 * wide], [one.truth], "x", color=LOUD, label="refused")
                 continue
             for at, (name, colour) in enumerate(JUDGED_BY.items()):
-                found, place = one.estimates[name], left + wide * (at + 0.5) / len(JUDGED_BY)
+                found, place = one.estimates[name], left + 0.9 * wide * (at + 0.5) / len(JUDGED_BY)
                 axes.plot([place, place], [found.low, found.high], color=colour)
                 axes.plot([place], [found.value], "o", color=colour, markersize=4, label=name)
         handles, names = axes.get_legend_handles_labels()
