@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.loop.estimates import Foretold
 from benchmarks.loop.exposure import Exposure, exposures
 from benchmarks.loop.page import write_page
 from benchmarks.loop.run import Generation, audited, play_apart, prepare
@@ -143,7 +144,25 @@ def found(on: Sequence[Loop], off: Sequence[Loop]) -> list[Measure]:
             "calibration error of its scores, as probabilities of a click", shown, without,
             lambda one: one.calibration_error, target=None,
         ),
+        _held([told for loop in on for one in loop for told in one.foretold]),
     ]  # fmt: skip
+
+
+def _held(foretold: Sequence[Foretold]) -> Measure:
+    """Share of the estimates of bundles' policies whose interval holds the truth."""
+    made, held, refused = Counter[str](), Counter[str](), Counter[int]()
+    for one in foretold:
+        made.update(one.estimates.keys())
+        held.update(name for name, holds in one.held.items() if holds)
+        refused[one.places] += not one.estimates
+    share = held.total() / made.total() if made else 0.0
+    told = [f"{name} {held[name]} of {count}" for name, count in sorted(made.items())]
+    asked = Counter(one.places for one in foretold)
+    told += [f"first {places}: {refused[places]} of {count} refused" for places, count in sorted(asked.items())]
+    return Measure(
+        "estimates of a bundle's clicks whose interval holds the truth", round(share, 3), "of them",
+        "estimates", made.total(), None, None, None, note=", ".join([*told, "simulated"]),
+    )  # fmt: skip
 
 
 def exactness(audits: Sequence[Mapping[str, Any]]) -> Measure:

@@ -31,6 +31,7 @@ from batch.history import dagster_home
 from batch.retrain import SparkSteps
 from batch.retraining import SERVICE, Retraining, last_whole_day, run_once
 from batch.rollout import rollouts_of
+from benchmarks.loop.estimates import Foretold, foretell
 from benchmarks.parts import EXAMPLE
 from headwater.clock import StoredClock
 from headwater.datasets.complete_journey import home_of
@@ -76,10 +77,13 @@ class Generation:
         two fixed rules' lists would have been worth to the same shoppers on the same days.
     verdict
         Of the retraining after it; empty after the last.
+    foretold
+        What the lists so far tell of the bundle that came of it, beside the truth; nothing where none was drawn.
     """
 
     lists: pd.DataFrame
     verdict: dict[str, Any]
+    foretold: Sequence[Foretold] = ()
 
 
 def prepare(settings: Settings, say: Say) -> None:
@@ -131,7 +135,9 @@ def play(
             lists["share"] = lists["value"] / lists["best"]
             lists["popular"], lists["own"] = _rules(settings, world, lists, before_ms)
             verdict = {} if number + 1 == len(surfaces) else _retrained(settings, clock)
-            played.append(Generation(lists, verdict))
+            so_far = [*(one.lists for one in played), lists]
+            foretold = foretell(settings, world, pd.concat(so_far), verdict["version"]) if verdict else ()
+            played.append(Generation(lists, verdict, foretold))
             told = ", ".join(f"{name} {lists[name].mean():.4f}" for name in ("value", "best", "popular", "own"))
             say(f"generation {number}: {len(lists)} lists, {told}")
             say(f"  {verdict.get('decision', '')} {verdict.get('reason', '')}")

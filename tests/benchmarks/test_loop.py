@@ -1,20 +1,30 @@
 """What the loop's bench makes of generations and declares; with HEADWATER_TEST_FULL, the notebook that plays two."""
 
+import itertools
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from support.notebooks import executed
 from support.parts import IS_FULL
 
 from batch.objectives import load_labelling
 from benchmarks.loop.bench import exactness, found, measure, over_a_rule, over_the_first, surfaces_of
+from benchmarks.loop.estimates import TEMPERATURE, Foretold, first_places, foretold, true_clicks
 from benchmarks.loop.exposure import exposures
 from benchmarks.loop.page import write_page
 from benchmarks.loop.run import HERE, Generation
+from benchmarks.worlds import chances
 from headwater.errors import ConfigError
+from models.draws import draw_weights
+from models.evaluation.counterfactual import Estimate
+from models.evaluation.policies import by_ranker, log_of
 from models.gates import load_rules
 from models.objectives import load_objectives
 from serving.surfaces import load_surfaces
+from simulation.world import Value
 
 
 def generation(worth: float, popular: float, own: float, items=("a", "b"), clicked=()) -> Generation:
@@ -57,10 +67,10 @@ def test_scores_are_held_to_the_clicks_they_foretold():
 
 def test_each_target_is_held_to_what_was_seen():
     measures = found([ON], [OFF])
-    assert [one.holds for one in measures] == [True, True, True, False, True, True, True, None, None]
+    assert [one.holds for one in measures] == [True, True, True, False, True, True, True, None, None, None]
     assert measures[4].value == pytest.approx(1 - 0.295 / 0.305, abs=1e-4)
     worse = found([ON[::-1]], [OFF[::-1]])
-    assert [one.holds for one in worse] == [False, False, False, False, True, False, True, None, None]
+    assert [one.holds for one in worse] == [False, False, False, False, True, False, True, None, None, None]
 
 
 def test_a_value_that_differs_misses_the_target_and_its_feature_is_named():
@@ -86,6 +96,123 @@ def test_the_page_tells_each_generation_and_that_all_is_simulated(tmp_path):
     assert text.count(">missed<") == 1
     write_page(tmp_path / "again.html", [ON], [OFF], found([ON], [OFF]))
     assert (tmp_path / "again.html").read_text() == text
+
+
+@dataclass(frozen=True)
+class TinyWorld:
+    """Shopper u clicks product i on day d, at a place of ``examined``, with ``liked[d][u, i]`` where one looks."""
+
+    liked: np.ndarray
+    examined: np.ndarray
+
+    def users_of(self, ids):
+        return np.array([int(name[1:]) for name in ids], np.int32)
+
+    items_of = users_of
+
+    def value(self, users, lists, day):
+        clicks = np.where(lists < 0, 0.0, self.liked[day][users[:, None], lists]) * self.examined[: lists.shape[1]]
+        return Value(clicks.sum(1), clicks.sum(1), clicks.sum(1))
+
+
+class Leaning:
+    """Ranks by the one feature."""
+
+    feature_names = ("leaning",)
+
+    def score(self, features):
+        return features[:, 0]
+
+
+def drawn_log(rng: np.random.Generator, world: TinyWorld, n: int, behaviour: float = 1.0, every: int = 2):
+    """``n`` lists that were drawn at a temperature, and whose they are: what was shown, and one in ``every`` other."""
+    rows, lists = [], []
+    for at in range(n):
+        user, day, k = at % 2, at // 2 % 2, 2 + at % 2
+        leaning = 1 - (np.arange(7) + user) % 7 / 6
+        left, behind = list(range(7)), np.exp(leaning / behaviour)
+        for place in range(k):
+            share = behind[left] / behind[left].sum()
+            item = left.pop(which := rng.choice(len(left), p=share))
+            clicked = rng.random() < world.liked[day][user, item] * world.examined[place]
+            rows.append((f"r{at:04}", f"i{item}", place + 1, share[which], 1.0, int(clicked), leaning[item]))
+        n_sampled = (7 - k) // every
+        for item in rng.choice(left, n_sampled, replace=False):
+            rows.append((f"r{at:04}", f"i{item}", None, None, n_sampled / (7 - k), 0, leaning[item]))
+        lists.append((f"r{at:04}", f"u{user}", day))
+    names = ("request_id", "item_id", "position", "position_propensity", "sampling_probability", "label", "leaning")
+    table = pa.Table.from_pandas(pd.DataFrame(rows, columns=names).astype({"position": "Int32"}), preserve_index=False)
+    return log_of(table, "log"), pd.DataFrame(lists, columns=["request_id", "user_id", "day"])
+
+
+@pytest.fixture
+def tiny():
+    return TinyWorld(np.random.default_rng(0).random((2, 2, 7)), np.array([0.9, 0.6, 0.3]))
+
+
+def test_the_truth_is_the_sum_over_all_lists_that_the_policy_could_draw(tiny):
+    """Of copies too, as many as a sampled candidate stands for, and of lists of another length."""
+    log, lists = drawn_log(np.random.default_rng(1), tiny, 6)
+    found = true_clicks(log, Leaning(), tiny, lists, draws=20_000)
+    for at, (_, user, day) in enumerate(lists.itertuples(index=False)):
+        rows = log.table.filter(pa.array(log.group == at)).to_pylist()
+        scores = np.array([row["leaning"] for row in rows], np.float32)
+        weights = draw_weights(scores, np.zeros(len(rows), np.int64), 1, TEMPERATURE)
+        copies = [round(1 / row["sampling_probability"]) for row in rows]
+        assert max(copies) > 1
+        held = np.repeat(weights, copies)
+        item = np.repeat(tiny.items_of([row["item_id"] for row in rows]), copies)
+        orders = np.array(list(itertools.permutations(range(len(held)), 2 + at % 2)))
+        likely = chances(np.broadcast_to(held, (len(orders), len(held))), orders).prod(1)
+        worth = tiny.liked[day][int(user[1:])][item[orders]] @ tiny.examined[: orders.shape[1]]
+        assert likely.sum() == pytest.approx(1)
+        assert found[at] == pytest.approx(likely @ worth, abs=0.01)
+
+
+def test_a_policy_near_the_logged_one_is_foretold_and_a_far_one_refused(tiny):
+    world = replace(tiny, liked=np.stack([np.linspace(0.9, 0.1, 7)[(np.arange(7) + u) % 7] for u in (0, 1)])[None])
+    world = replace(world, liked=np.repeat(world.liked, 2, 0))
+    near = foretold(*_foretelling(world, 0.15))
+    assert {"snips_by_place", "dr"} <= near.estimates.keys()
+    assert all(near.held.values()), near
+    assert not near.refused
+    far = foretold(*_foretelling(world, 30.0, n=60))
+    assert (far.estimates, far.held, far.lists) == ({}, {}, 60)
+    assert "no estimate is made" in far.refused
+
+
+def test_what_stood_below_the_first_places_is_a_candidate(tiny):
+    """So the log of the first place of longer lists is that of lists of one place."""
+    log, lists = drawn_log(np.random.default_rng(4), tiny, 40, every=1)
+    one = log_of(first_places(log.table, 1), "log")
+    assert (one.n_lists, one.n_shown, len(one.table)) == (40, 40, len(log.table))
+    weights = np.exp(one.table["leaning"].to_numpy() / TEMPERATURE)
+    whole = np.bincount(one.group, weights)
+    assert by_ranker(one, Leaning(), TEMPERATURE).target[:, 0] == pytest.approx((weights[:40] / whole)[one.group[:40]])
+    assert foretold(one, Leaning(), tiny, lists).places == 1
+
+
+def _foretelling(world, behaviour, n=1_200):
+    log, lists = drawn_log(np.random.default_rng(3), world, n, behaviour, every=1)
+    return log, Leaning(), world, lists
+
+
+def test_estimates_stand_beside_the_truth_and_are_counted(tmp_path):
+    told = Foretold(3, 200, 0.5, {"dr": Estimate(0.45, 0.4, 0.6), "snips_by_place": Estimate(0.7, 0.6, 0.8)})
+    refused = [Foretold(places, 20, 0.4, refused="<few>") for places in (3, 10)]
+    loop = [replace(ON[0], foretold=[told]), replace(ON[0], foretold=refused), ON[1]]
+    off = [OFF[0], *OFF]
+    measures = found([loop], [off])
+    assert (measures[-1].value, measures[-1].baseline_value, measures[-1].target) == (0.5, 2, None)
+    assert measures[-1].note == (
+        "dr 1 of 1, snips_by_place 0 of 1, first 3: 1 of 2 refused, first 10: 1 of 1 refused, simulated"
+    )
+    write_page(tmp_path / "loop.html", [loop], [off], measures)
+    text = (tmp_path / "loop.html").read_text()
+    assert text.count("<svg") == 8
+    assert "3 places: truth 0.500, by 200 lists dr 0.450 [0.400, 0.600], snips_by_place 0.700 [0.600, 0.800]" in text
+    assert "10 places: truth 0.400, by 20 lists refused: &lt;few&gt;" in text
+    assert found([ON], [OFF])[-1].note == "simulated"
 
 
 def test_what_the_loop_declares_is_read():
