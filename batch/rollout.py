@@ -10,7 +10,7 @@ or where surely less came of its lists than of the champion's: the 95 % interval
 a shopper lies below zero. Shoppers are told apart and not lists, for those of one shopper are alike.
 
 ``rollout.json`` beside the bundles says which step there is. It is written after aliases and shares, which can be
-written again, so that a rollout that is cut off goes on at its next look.
+written again, so that what is killed in between begins its step again at the next look.
 """
 
 from collections import Counter, defaultdict
@@ -158,8 +158,13 @@ class Rollouts:
         if held is None:
             return None
         steps, step, now_ms = self.rules.steps, self._step(held), self.now_ms()
-        if registry.read_aliases(self.settings).get(step.alias) != held.version:
-            return self.stop(f"somebody else was named {step.alias}, or it was named otherwise")
+        named = {name for name, version in registry.read_aliases(self.settings).items() if version == held.version}
+        if CHAMPION in named:
+            return self._end(held.version, SERVES, "it was named champion", CHAMPION)
+        if not named:
+            return self.stop("another bundle was named instead of it")
+        if step.alias not in named:  # what went on to the next step was killed
+            self._enter(held.version, held.step)
         seen = self._seen(held, step)
         if why := seen.against(self.rules):
             return self._end(held.version, WITHDRAWN, why, str(step), seen)

@@ -165,6 +165,23 @@ def test_it_ends_where_somebody_else_is_named_or_takes_its_place(shop: Shop) -> 
     assert (shop.rollouts.stop(), shop.aliases) == (None, {"champion": "1"})
 
 
+def test_what_was_killed_on_its_way_goes_on(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.rollouts.begin("2")
+    shop.show(50, shadow="2")
+    shop.clock.advance(HOUR_MS)
+    with monkeypatch.context() as cut:
+        cut.setattr("batch.rollout.write_whole", lambda *told: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            shop.rollouts.look()
+    assert (shop.rollouts.standing().step, shop.aliases["challenger"]) == (0, "2")
+    assert shop.rollouts.look().result == MOVED
+    assert (shop.rollouts.standing().step, shop.aliases["challenger"]) == (1, "2")
+    registry.promote(shop.settings, "2")
+    found = shop.rollouts.look()
+    assert (found.result, found.why, shop.aliases) == (SERVES, "it was named champion", {"champion": "2"})
+    assert shop.shares["challenger"] == 0
+
+
 def test_what_cannot_begin_changes_nothing(shop: Shop) -> None:
     with pytest.raises(ConfigError, match="1 is champion already"):
         shop.rollouts.begin("1")
