@@ -5,14 +5,16 @@
     [rollout] of promotion.toml        shadow ─► 10 % ─► 50 % ─► champion
                                           └────────┴───────┴───► withdrawn, the champion serves on
 
-A step lasts its time, and until it has made enough lists. It ends the rollout where the bundle failed too many of them,
-or where surely less came of its lists than of the champion's: the 95 % interval of the difference in declared outcomes
-a shopper lies below zero. Shoppers are told apart and not lists, for those of one shopper are alike.
+A step lasts its time, and until it has made enough lists. It ends the rollout where the bundle surely fails too many of
+them, or where surely less came of its lists than of the champion's: the 95 % interval of the share that fails (Wilson)
+lies above what is borne, or that of the difference in declared outcomes a shopper (Welch) below zero. Shoppers are told
+apart and not lists, for those of one shopper are alike.
 
 ``rollout.json`` beside the bundles says which step there is. It is written after aliases and shares, which can be
 written again, so that what is killed in between begins its step again at the next look.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -42,8 +44,8 @@ FILE = "rollout.json"
 WAITS, MOVED, SERVES, WITHDRAWN = "waits", "moved on", "serves", "withdrawn"
 LOOKED_EVERY_S = 300
 RETRIES = dg.RetryPolicy(max_retries=2, delay=10)
-LEAST_JUDGED = 30
-"""Lists, and shoppers on either side, below which nothing is said to fail."""
+LEAST_SHOPPERS = 30
+"""On either side; of fewer nothing is said."""
 MOST_READ = 200_000
 """Impressions of a step that are read, the first ones."""
 NORMAL = 1.959963985
@@ -68,7 +70,8 @@ class Seen:
     Attributes
     ----------
     failed
-        Share that has no shadow's score, or in which a stage failed, less that of the champion's lists.
+        Share that at least (lower end of the interval) has no shadow's score, or in which a stage failed, less the
+        share of the champion's lists.
     change
         Declared outcomes of a shopper's lists, on average, less the champion's: mean, and 95 % interval.
     """
@@ -79,8 +82,8 @@ class Seen:
 
     def against(self, rules: Rollout) -> str | None:
         """Why the rollout ends by it, if it does."""
-        if self.lists >= LEAST_JUDGED and self.failed > rules.most_failed:
-            return f"it fails {self.failed:.1%} more of {self.lists} lists, at most {rules.most_failed:.1%} are borne"
+        if self.failed > rules.most_failed:
+            return f"it surely fails {self.failed:.1%} more of its lists, and {rules.most_failed:.1%} are borne"
         if self.change is not None and self.change[2] < 0:
             mean, low, high = self.change
             return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}] {' or '.join(rules.outcomes)} a list"
@@ -210,7 +213,7 @@ class Rollouts:
     def _seen(self, held: Standing, step: Step) -> Seen:
         shown = list(self._shown(held, step))
         ours, theirs = ([one.failed for one in shown if one.ours == side] for side in (True, False))
-        failed = max(0.0, _share(ours) - _share(theirs))
+        failed = max(0.0, _surely(ours) - sum(theirs) / max(1, len(theirs)))
         change = None if step.share is None else self._change(shown, held.since_ms)
         return Seen(len(ours), round(failed, 6), change)
 
@@ -241,7 +244,7 @@ class Rollouts:
             np.array([np.mean(counts) for (is_ours, _), counts in by_user.items() if is_ours == side])
             for side in (True, False)
         )
-        if min(len(ours), len(theirs)) < LEAST_JUDGED:
+        if min(len(ours), len(theirs)) < LEAST_SHOPPERS:
             return None
         mean = float(ours.mean() - theirs.mean())
         error = float(np.sqrt(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs)))
@@ -260,8 +263,14 @@ class Rollouts:
         return Counter(once.values())
 
 
-def _share(flags: list[bool]) -> float:
-    return sum(flags) / len(flags) if flags else 0.0
+def _surely(flags: list[bool]) -> float:
+    """Share that is set at least, by the lower end of Wilson's 95 % interval."""
+    n, z = len(flags), NORMAL
+    if not n:
+        return 0.0
+    share = sum(flags) / n
+    around = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return (share + z**2 / (2 * n) - around) / (1 + z**2 / n)
 
 
 def rollouts_of(settings: Settings, schema_hash: str, now_ms: Callable[[], int]) -> Rollouts:

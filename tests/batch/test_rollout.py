@@ -118,7 +118,7 @@ def test_a_shadow_that_fails_is_withdrawn(shop: Shop) -> None:
     assert shop.rollouts.look().result == WAITS, "a tenth is borne"
     shop.show(10, shadow="2", scores=None)
     found = shop.rollouts.look()
-    assert (found.result, found.why) == (WITHDRAWN, "it fails 25.0% more of 60 lists, at most 10.0% are borne")
+    assert (found.result, found.why) == (WITHDRAWN, "it surely fails 15.8% more of its lists, and 10.0% are borne")
     assert shop.aliases == {"champion": "1"}
     assert not (shop.settings.bundles_dir / FILE).exists()
 
