@@ -262,47 +262,53 @@ def _scores(
     features: Float32s, groups: Ints, thresholds: Float32s, kept: Words, slots: Words, set_ends: Ints, sets: Words,
     ends: Ints, values: Float64s, lanes: int,
 ) -> Float64s:  # fmt: skip
-    """Score rows; a loop over ``lanes`` is vectorized, where one over a constant would be unrolled instead."""
+    """Score rows; a loop over ``lanes`` is vectorized, where one over a constant would be unrolled instead.
+
+    What all rows of a block answer alike is asked once: of ``common``, which has one row, instead of ``alive``.
+    """
     n, out = len(features), np.empty(len(features), np.float64)
     held, sums = np.empty(lanes, np.float32), np.empty(lanes, np.float64)
-    alive = np.empty(int64(ends[-1]) * lanes, np.uint32)
+    alive, common = np.empty(int64(ends[-1]) * lanes, np.uint32), np.empty(ends[-1], np.uint32)
     for begin in range(0, n, lanes):
         alive[:] = _EVERY
+        common[:] = _EVERY
         for at in range(len(groups)):
             feature, missing, kind, first, end = groups[at]
-            most, odd = np.float32(-np.inf), False
+            least, most, odd = np.float32(np.inf), np.float32(-np.inf), 0
             for lane in range(lanes):  # the last row stands in for those that a block lacks
                 value = features[min(begin + lane, n - 1), feature]
-                if kind != SET:
-                    if abs(value) <= ZERO or (missing != NAN_MISSING and np.isnan(value)):
-                        value = np.float32(np.nan if missing == ZERO_MISSING else 0)
-                    odd |= np.isnan(value)
-                    most = max(most, value) if value == value else most
+                if kind != SET and (abs(value) <= ZERO or (missing != NAN_MISSING and np.isnan(value))):
+                    value = np.float32(np.nan if missing == ZERO_MISSING else 0)
+                odd += np.isnan(value)
+                least, most = (min(least, value), max(most, value)) if value == value else (least, most)
                 held[lane] = value
+            alike = odd == lanes or (odd == 0 and least == most)
+            judged, m = (common, 1) if alike else (alive, lanes)
             if kind == SET:
                 for split in range(first, end):
-                    base, categories = lanes * int64(slots[split]), sets[set_ends[split] : set_ends[split + 1]]
-                    for lane in range(lanes):
+                    base, categories = m * int64(slots[split]), sets[set_ends[split] : set_ends[split + 1]]
+                    for lane in range(m):
                         if not _is_in(held[lane], categories):
-                            alive[base + lane] &= kept[split]
+                            judged[base + lane] &= kept[split]
             elif kind == RIGHT and odd:
                 for split in range(first, end):
-                    base, word, threshold = lanes * int64(slots[split]), kept[split], thresholds[split]
-                    for lane in range(lanes):
-                        alive[base + lane] &= _EVERY if held[lane] <= threshold else word
+                    base, word, threshold = m * int64(slots[split]), kept[split], thresholds[split]
+                    for lane in range(m):
+                        judged[base + lane] &= _EVERY if held[lane] <= threshold else word
             else:
                 for split in range(first, first + np.searchsorted(thresholds[first:end], most)):
-                    base, word, threshold = lanes * int64(slots[split]), kept[split], thresholds[split]
-                    for lane in range(lanes):
-                        alive[base + lane] &= word if held[lane] > threshold else _EVERY
+                    base, word, threshold = m * int64(slots[split]), kept[split], thresholds[split]
+                    for lane in range(m):
+                        judged[base + lane] &= word if held[lane] > threshold else _EVERY
         sums[:] = 0
         for tree in range(len(ends) - 1):
             first = int64(ends[tree])
+            shared = _pair(common, first, 1)
             for lane in range(lanes):
-                word, pair = first, _pair(alive, first * lanes + lane, lanes)
+                word, pair = first, _pair(alive, first * lanes + lane, lanes) & shared
                 while pair == 0:
                     word += 2
-                    pair = _pair(alive, word * lanes + lane, lanes)
+                    pair = _pair(alive, word * lanes + lane, lanes) & _pair(common, word, 1)
                 sums[lane] += values[word * WORD + int64(_lowest(pair))]
         last = min(lanes, n - begin)
         out[begin : begin + last] = sums[:last]

@@ -1,16 +1,10 @@
 """From a bundle's directory to a funnel: the one place where the models' names meet the funnel's ports."""
 
-import os
-import sys
-import threading
 import time
-from collections.abc import Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import redis
@@ -39,6 +33,7 @@ from serving.funnel import Funnel
 from serving.guard import Guard
 from serving.hydration import Hydration, mirrored
 from serving.impressions import Discard, ImpressionSink
+from serving.patience import in_turn, patiently
 from serving.ports import Bundle
 from serving.reasons import Reasons
 from serving.rulebook import RuleBook
@@ -50,13 +45,6 @@ from serving.telemetry import Telemetry
 from serving.tuning import Tuning, read_tuning
 
 log = get_logger("serving")
-T = TypeVar("T")
-PATIENCE = 10
-"""Of a thread that prepares a bundle (nice): it has a tenth of a core that others want, rather than a half."""
-SWITCH_S = 0.0005
-"""How long it keeps the interpreter from a request's thread, which asks for it some tens of times."""
-_ONE = threading.Lock()
-"""At a time does so: another would take the short interval for the one to go back to."""
 NONE_SUCH = ("none such",)
 """An item to look up, so that all of them have their numbers."""
 
@@ -165,36 +153,23 @@ class Builder:
         ModelError, ConfigError
             As :meth:`build`.
         """
-        began = time.monotonic()
-        funnel = self.build(plan, folder)
-        unseen = replace(funnel, telemetry=Telemetry())
-        for surface in funnel.surfaces:
-            query = surface == SEARCH
-            unseen.run(
-                sought(funnel.surfaces, "nobody", "any", 0, NONE_SUCH, {}, {})
-                if query
-                else funnel.request("nobody", surface, exclude=NONE_SUCH)
-            )
+        with in_turn(self.run_dir):
+            began = time.monotonic()
+            funnel = self.build(plan, folder)
+            patiently(partial(_warm, replace(funnel, telemetry=Telemetry())))
         if self.arrivals is not None:
             self.arrivals.took(time.monotonic() - began)
         return funnel
 
 
-def patiently(work: Callable[[], T]) -> T:
-    """Do something in a thread of its own that leaves a core to others who want it: requests are answered meanwhile."""
-
-    def give_way() -> None:
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENCE)
-
-    with _ONE:
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_S)
-        try:
-            with ThreadPoolExecutor(1, "patient", give_way) as pool:
-                return pool.submit(work).result()
-        finally:
-            sys.setswitchinterval(before)
+def _warm(funnel: Funnel) -> None:
+    for surface in funnel.surfaces:
+        query = surface == SEARCH
+        funnel.run(
+            sought(funnel.surfaces, "nobody", "any", 0, NONE_SUCH, {}, {})
+            if query
+            else funnel.request("nobody", surface, exclude=NONE_SUCH)
+        )
 
 
 def build_recommender(settings: Settings, version: str | None = None, clock: Clock | None = None) -> Funnel:

@@ -21,7 +21,7 @@ from serving.guard import Deadline, Guard
 from serving.impressions import Impression, ImpressionSink, seed_of
 from serving.ports import Availability, Bundle, Features, Floats, Ints, Sought, Source, State, UserState
 from serving.reasons import Reasons
-from serving.rerank import Arranged, arrange
+from serving.rerank import Arranged, OfItems, arrange
 from serving.rulebook import RuleBook, Ruled
 from serving.run import Run, Trace
 from serving.shadow import Shadow
@@ -329,12 +329,12 @@ class Funnel:
         self, request: Request, surface: Surface, eligible: Candidates, scores: Floats, pinned: Mapping[int, int],
         seed: int,
     ) -> Arranged:  # fmt: skip
-        free = np.delete(np.arange(len(eligible)), [*pinned.values()])
+        free = absent(np.arange(len(eligible)), [*pinned.values()]).nonzero()[0]
         catalogue, items = self.bundle.catalogue, eligible.items[free]
         groups = np.array([catalogue.groups(name)[items] for name in surface.caps], np.int32)
         caps = groups.reshape(len(surface.caps), len(items)), np.array([*surface.caps.values()], np.int32)
         found = arrange(
-            scores[free], catalogue.vectors[items], request.limit - len(pinned), method=surface.method,
+            scores[free], OfItems(catalogue.vectors, items), request.limit - len(pinned), method=surface.method,
             diversity=surface.diversity, window=surface.window, caps=caps, exploring=surface.explore, seed=seed,
             may_explore=eligible.of_any(surface.explore.among)[free] if surface.explore.among else None,
         )  # fmt: skip

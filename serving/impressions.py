@@ -295,16 +295,18 @@ def _views(features: Matrix, rows: NDArray[np.intp]) -> dict[str, dict[str, Any]
 
 def _view(view: ViewRead, places: NDArray[np.intp]) -> dict[str, Any]:
     """Lay out one view; a hash is sixteen hexadecimal digits, since 64 bits are more than a JSON reader may keep."""
-    held, rows = np.unique(places, return_inverse=True)
+    logged = places.tolist()
+    rows = {place: row for row, place in enumerate(dict.fromkeys(logged))}
+    held = np.array([*rows], np.intp)
     return {
-        "keys": taken(view.keys, held.tolist()),
+        "keys": taken(view.keys, [*rows]),
         "at": view.at[held].tolist(),
         "newest": view.newest[held].tolist(),
         "marks": {table: _marks(marks) for table, marks in view.marks_of(held).items()},
-        "rows": rows.tolist(),
+        "rows": [rows[place] for place in logged],
     }
 
 
 def _marks(marks: Marks) -> dict[str, list[Any]]:
-    hashes = [f"{digest:016x}" for digest in marks.hash.tolist()]
-    return {"count": marks.count.tolist(), "ingest": marks.ingest.tolist(), "hash": hashes}
+    hashes = marks.hash.astype(">u8").tobytes().hex(" ", marks.hash.itemsize)
+    return {"count": marks.count.tolist(), "ingest": marks.ingest.tolist(), "hash": hashes.split()}

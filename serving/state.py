@@ -4,6 +4,7 @@ import threading
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headwater.online.reader import OnlineReader
 from serving.ports import Ints, Numbering, State, UserState
@@ -38,22 +39,24 @@ class StateReader:
         """
         names = self.names
         held = self.reader.read_entity(names.user, user_id)
-        bare = replace(self.unknown(user_id), held=held)
         keys = self.reader.partners(names.own, held)
         if not keys:
-            return bare
+            return replace(self.unknown(user_id), held=held)
         wanted = {names.own: (names.own_weight, names.own_newest)}
         read = self.reader.read_views({names.own: keys}, held=held, features=wanted)[names.own]
         values = read.values
         items = self.items.dense(keys.columns[1])
-        weight = np.nan_to_num(np.asarray(values[names.own_weight], np.float64))
-        newest = np.nan_to_num(np.asarray(values[names.own_newest], np.float64))
+        weight, newest = (_or_zero(np.asarray(values[name], np.float64)) for name in wanted[names.own])
         age_ms = read.at - newest.astype(np.int64)
         known = items >= 0  # items newer than the bundle are left out
         items, weight, newest, age_ms = items[known], weight[known], newest[known], age_ms[known]
         lately = np.lexsort((items, -newest))[: names.recent]
         own: Ints = items[np.lexsort((items, -weight))]
-        return replace(bare, recent=items[lately], own=own, recent_age_ms=age_ms[lately])
+        return replace(self.unknown(user_id), recent=items[lately], own=own, recent_age_ms=age_ms[lately], held=held)
+
+
+def _or_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.isnan(values), 0.0, values)
 
 
 class Remembering:

@@ -135,6 +135,18 @@ def joined(raw: Bytes, starts: Ints, sizes: Ints) -> Bytes:
     return out
 
 
+@compiled(types.Tuple((int64, _ints, _ints))(_bytes, int64))
+def parted(raw: Bytes, n: int) -> tuple[int, Ints, Ints]:
+    """How many texts there are, a zero byte between two, and of the first n where each lies, int64 (n,) twice."""
+    starts, sizes, found, begin = np.zeros(n, np.int64), np.zeros(n, np.int64), 0, 0
+    for end in range(len(raw) + 1):
+        if end == len(raw) or raw[end] == 0:
+            if found < n:
+                starts[found], sizes[found] = begin, end - begin
+            found, begin = found + 1, end + 1
+    return found, starts, sizes
+
+
 @compiled(types.UniTuple(_ints, 2)(_bytes, _ints, _ints, _slots, uint64, _ints, _ints, _bytes, _bytes, int64))
 def values(
     raw: Bytes, starts: Ints, sizes: Ints, slots: Slots, seed: int, begins: Ints, lengths: Ints, of: Bytes,

@@ -71,12 +71,13 @@ class Names:
 def packed(texts: Sequence[str]) -> Blobs:
     """Texts end to end as UTF-8, all at once where one can be told from the next."""
     joined = "\0".join(texts).encode(errors="surrogatepass")
+    from headwater.online import fields
+
     raw = np.frombuffer(joined, np.uint8)
-    ends = np.flatnonzero(raw == 0)
-    if len(ends) != len(texts) - 1:
+    n, starts, sizes = fields.parted(raw, len(texts))
+    if n != len(texts):
         return Blobs.of([text.encode(errors="surrogatepass") for text in texts])
-    starts = np.r_[0, ends + 1]
-    return Blobs(raw, starts, np.r_[ends, len(raw)] - starts)
+    return Blobs(raw, starts, sizes)
 
 
 def unpacked(texts: Blobs) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.draws import PLACKETT_LUCE, draw_weights
-from serving.rerank.greedy import NO_CAPS, Caps, Floats, Rows, dpp, mmr
+from serving.rerank.greedy import NO_CAPS, Caps, Floats, Rows, Vectors, dpp, mmr
 
 Chances = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -75,7 +75,7 @@ class Arranged:
 
 
 def arrange(
-    scores: Floats, vectors: Floats, limit: int, *, method: str, diversity: float, window: int = 0,
+    scores: Floats, vectors: Vectors, limit: int, *, method: str, diversity: float, window: int = 0,
     caps: Caps = NO_CAPS, exploring: Exploring | None = None, seed: int = 0, may_explore: Bools | None = None,
 ) -> Arranged:  # fmt: skip
     """Fill the places.

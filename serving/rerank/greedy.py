@@ -6,6 +6,8 @@ Carbonell and Goldstein, "The use of MMR, diversity-based reranking", SIGIR 1998
 Chen, Zhang and Zhou, "Fast greedy MAP inference for determinantal point process", NeurIPS 2018.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
@@ -26,8 +28,22 @@ SPENT, WORST = 1e-6, -1e300
 """What is left of an item's length beside those above it, below which it is one of them again; its worth then."""
 
 
+@dataclass(frozen=True, slots=True)
+class OfItems:
+    """Vectors of some items (n, dim), fetched from those of all for the rows that are looked at."""
+
+    every: Floats
+    items: NDArray[np.int32]
+
+    def __getitem__(self, rows: Rows) -> Floats:
+        return np.asarray(self.every[self.items[rows]])
+
+
+Vectors = Floats | OfItems
+
+
 def mmr(
-    scores: Floats, vectors: Floats, limit: int, diversity: float, *,
+    scores: Floats, vectors: Vectors, limit: int, diversity: float, *,
     window: int = 0, caps: Caps = NO_CAPS, pool: int = POOL,
 ) -> Rows:  # fmt: skip
     """Maximal marginal relevance: each place goes to the item of greatest
@@ -63,7 +79,7 @@ def mmr(
 
 
 def dpp(
-    scores: Floats, vectors: Floats, limit: int, diversity: float, *,
+    scores: Floats, vectors: Vectors, limit: int, diversity: float, *,
     window: int = 0, caps: Caps = NO_CAPS, pool: int = POOL,
 ) -> Rows:  # fmt: skip
     """Greedy choice of the most probable set of a determinantal point process, as parameters of :func:`mmr`.
@@ -81,7 +97,7 @@ def dpp(
     return _filled(chosen, scores, limit, caps)
 
 
-def _pool(scores: Floats, vectors: Floats, size: int, caps: Caps) -> tuple[Rows, Floats, Floats, NDArray[np.int32]]:
+def _pool(scores: Floats, vectors: Vectors, size: int, caps: Caps) -> tuple[Rows, Floats, Floats, NDArray[np.int32]]:
     """Rows of the best, their relevance, their vectors one dimension a row, and their groups."""
     rows = np.argsort(-scores, kind="stable")[:size]
     units = np.ascontiguousarray(vectors[rows].T, np.float32)

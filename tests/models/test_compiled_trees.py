@@ -78,6 +78,21 @@ def test_every_kind_of_split_scores_as_lightgbm_scores_it(
     expect_equal(text, questions(rng, text, rows))
 
 
+@drawn(
+    seed=st.integers(0, 2**32 - 1), missing=st.sampled_from([{}, {"zero_as_missing": True}, {"use_missing": False}]),
+    categorical=st.sampled_from([(), (1, 4, 5)]), alike=st.lists(st.booleans(), min_size=COLUMNS, max_size=COLUMNS),
+    rows=st.integers(1, 2 * LANES),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_what_all_rows_have_alike_scores_as_lightgbm_scores_it(
+    seed: int, missing: dict[str, bool], categorical: tuple[int, ...], alike: list[bool], rows: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    text = train(rng, categorical=categorical, num_leaves=65, **missing).model_to_string()
+    asked = questions(rng, text, rows)
+    expect_equal(text, np.where(alike, asked[:1], asked))
+
+
 @drawn(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_a_feature_may_be_asked_in_every_way_by_one_forest(seed: int) -> None:
