@@ -54,6 +54,8 @@ def write_page(path: Path, on: Sequence[Loop], off: Sequence[Loop], measures: Se
 
 def _told(seed: int, exploration: str, number: int, one: Generation) -> dict[str, Any]:
     decision = f"{one.verdict['decision']}: {one.verdict['reason']}" if one.verdict else "none was trained"
+    if came := one.verdict.get("rollout"):
+        decision += f"; {came}"
     worth, best = float(one.lists["value"].mean()), float(one.lists["best"].mean())
     return {
         "seed": seed, "exploration": exploration, "number": number, "lists": len(one.lists), "worth": worth,

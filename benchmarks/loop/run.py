@@ -42,6 +42,7 @@ from headwater.registry.manifest import load_plan
 from headwater.runtime import supervisor
 from headwater.runtime.parts import environment
 from headwater.settings import Settings, addresses
+from models import registry
 from models.gates import load_rules
 from models.interactions import read_purchases
 from serving.demo.story import steps
@@ -76,7 +77,7 @@ class Generation:
         Rows of ``simulation.rows.SCHEMA``, and ``share``, the value over the best list's; ``popular`` and ``own``, what
         two fixed rules' lists would have been worth to the same shoppers on the same days.
     verdict
-        Of the retraining after it; empty after the last.
+        Of the retraining after it, and what its ``rollout`` came to; empty after the last.
     foretold
         What the lists so far tell of the bundle that came of it, beside the truth; nothing where none was drawn.
     """
@@ -141,6 +142,8 @@ def play(
             told = ", ".join(f"{name} {lists[name].mean():.4f}" for name in ("value", "best", "popular", "own"))
             say(f"generation {number}: {len(lists)} lists, {told}")
             say(f"  {verdict.get('decision', '')} {verdict.get('reason', '')}")
+    for one in played[:-1]:
+        one.verdict["rollout"] = registry.told(settings, one.verdict["version"]).get("rollout", "")
     return played
 
 

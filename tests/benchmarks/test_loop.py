@@ -34,7 +34,10 @@ def generation(worth: float, popular: float, own: float, items=("a", "b"), click
     told = {"value": value, "best": 0.6, "share": value / 0.6, "popular": popular, "own": own}
     shown = {"items": [list(items)] * 60, "scores": [[0.25] * len(items)] * 60}
     shown["clicked"] = [[item in clicked for item in items]] * 60
-    return Generation(pd.DataFrame({"user_id": users, **shown, **told}), {"decision": "champion", "reason": "<better>"})
+    return Generation(
+        pd.DataFrame({"user_id": users, **shown, **told}),
+        {"decision": "rollout", "reason": "<better>", "rollout": "serves: it is over"},
+    )
 
 
 ON = [generation(0.29, 0.1, 0.35), generation(0.4, 0.1, 0.35, ("a", "c", "sim-1-p0001"), ("a", "sim-1-p0001"))]
@@ -94,6 +97,7 @@ def test_the_page_tells_each_generation_and_that_all_is_simulated(tmp_path):
     assert text.count("<svg") == 6
     assert text.count("<td>on</td>") == text.count("<td>off</td>") == 2
     assert text.count(">missed<") == 1
+    assert text.count("rollout: &lt;better&gt;; serves: it is over") == 4
     write_page(tmp_path / "again.html", [ON], [OFF], found([ON], [OFF]))
     assert (tmp_path / "again.html").read_text() == text
 
