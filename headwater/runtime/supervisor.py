@@ -132,8 +132,7 @@ def _start_tier(settings: Settings, specs: list[Spec], begun: list[Record], tell
         else:
             _begin(settings, spec, begun)
             waiting.append((spec, begun[-1]))
-    _await(settings, waiting)
-    for spec, record in waiting:
+    for spec, record in _await(settings, waiting, begun):
         spec.once_ready(settings)
         if not record.ready:
             _save(settings, record.name, replace(record, ready=True))
@@ -155,20 +154,28 @@ def _begin(settings: Settings, spec: Spec, begun: list[Record]) -> None:
         _save(settings, spec.name, begun[-1])
 
 
-def _await(settings: Settings, waiting: list[tuple[Spec, Record]]) -> None:
-    """Return once all of them answer; the first that ends is told at once."""
+def _await(settings: Settings, waiting: list[tuple[Spec, Record]], begun: list[Record]) -> list[tuple[Spec, Record]]:
+    """Return them once all answer; the first that ends is told at once.
+
+    One that had answered before, and ends now, was ending when it was met: it is begun anew.
+    """
     began = time.monotonic()
-    pending = list(waiting)
+    parts, pending = list(waiting), [*range(len(waiting))]
     while pending:
-        for spec, record in tuple(pending):
+        for at in tuple(pending):
+            spec, record = parts[at]
             answers = spec.answers(settings, record.pid)
             if not record.process.is_alive():
-                raise UnavailableError(_obituary(settings, spec, "ended while starting"))
-            if answers:
-                pending.remove((spec, record))
+                if not record.ready:
+                    raise UnavailableError(_obituary(settings, spec, "ended while starting"))
+                _begin(settings, spec, begun)
+                parts[at] = (spec, begun[-1])
+            elif answers:
+                pending.remove(at)
             elif time.monotonic() - began > spec.patience_s:
                 raise UnavailableError(_obituary(settings, spec, f"did not answer within {spec.patience_s:.0f} s"))
         time.sleep(POLL_S if pending else 0)
+    return parts
 
 
 def _obituary(settings: Settings, spec: Spec, fate: str) -> str:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,22 @@ def test_a_part_that_crashed_is_named_with_its_last_words_and_started_anew(tmp_p
         assert anew.ready
         assert anew.pid != part.pid
     finally:
+        supervisor.stop(settings)
+
+
+def test_a_part_that_was_ending_when_it_was_met_is_started_anew(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    [part] = supervisor.start(settings, ["valkey"])
+    assert part.pid is not None
+    ends = threading.Timer(1.0, os.kill, (part.pid, signal.SIGKILL))
+    try:
+        os.kill(part.pid, signal.SIGSTOP)  # alive, and answers nobody
+        ends.start()
+        [anew] = supervisor.start(settings, ["valkey"])
+        assert anew.ready
+        assert anew.pid != part.pid
+    finally:
+        ends.join()
         supervisor.stop(settings)
 
 
