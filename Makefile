@@ -1,6 +1,6 @@
 # Everything runs from .venv, which `make install` builds from the hashed lock; each target installs first if need be.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status test gpu-smoke check fmt bench
+.PHONY: help install demo up down status test loop gpu-smoke check fmt bench
 BIN := .venv/bin
 export PYTHON
 
@@ -24,6 +24,9 @@ status: install  ## what runs, and whether it answers
 
 test: install  ## all tests, with the real servers
 	@$(BIN)/python -m pytest -n 4
+
+loop: install  ## two generations of the loop against real servers, four minutes
+	@HEADWATER_TEST_FULL=1 $(BIN)/python -m pytest tests/benchmarks/test_loop.py
 
 gpu-smoke: install  ## train on this machine's GPU, if it has one, and hold it to the CPU
 	@$(BIN)/python -m pytest -rs tests/models/test_gpu.py
