@@ -322,8 +322,9 @@ def test_the_rows_are_those_that_the_simulator_saw(played: Played, built: tuple[
     lost = asked - {row[0] for row in rows}
     assert rows == [row for row in played.rows() if row[0] not in lost]
     assert len({row[:2] for row in shown(out)}) == len(shown(out))
-    died, answered = played.havoc.killed["workers"], played.havoc.answered
-    assert all(0 <= died - answered[one] < IN_MEMORY_S for one in lost), "a leader's death lets its workers drain"
+    killed, answered = played.havoc.killed, played.havoc.answered
+    before = {one: {name: round(at - answered[one], 3) for name, at in killed.items()} for one in lost}
+    assert all(0 <= seconds["workers"] < IN_MEMORY_S for seconds in before.values()), before
     fates = told["accounting"]["outcomes"]["fates"]["click"]
     clicks = [row for row in played.rows() if row[3]]
     assert fates.get("without_impression", 0) == sum(row[0] in lost for row in clicks)
