@@ -14,7 +14,6 @@ apart and not lists, for those of one shopper are alike.
 written again, so that what is killed in between begins its step again at the next look.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -36,6 +35,7 @@ from headwater.log import get_logger
 from headwater.plan import HOUR_MS
 from headwater.settings import Settings
 from models import registry, variants
+from models.evaluation.counterfactual import NORMAL
 from models.gates import FILE as RULES
 from models.gates import Rollout, Step, load_rules
 from models.registry import CHALLENGER, CHAMPION
@@ -48,8 +48,6 @@ LEAST_SHOPPERS = 30
 """On either side; of fewer nothing is said."""
 MOST_READ = 200_000
 """Impressions of a step that are read, the first ones."""
-NORMAL = 1.959963985
-"""97.5th percentile of the standard normal distribution."""
 log = get_logger(__name__)
 
 
@@ -130,7 +128,7 @@ class Rollouts:
         ModelError
             The bundle is refused, or not registered.
         ConfigError
-            It serves already, or ``variants.toml`` has no variant of a challenger to ramp.
+            It serves already, or is to be seen at once and ``variants.toml`` has no challenger.
         """
         if registry.read_aliases(self.settings).get(CHAMPION) == version:
             raise ConfigError(f"rollout: {version} is champion already. Name another version.")
@@ -265,12 +263,9 @@ class Rollouts:
 
 def _surely(flags: list[bool]) -> float:
     """Share that is set at least, by the lower end of Wilson's 95 % interval."""
-    n, z = len(flags), NORMAL
-    if not n:
-        return 0.0
-    share = sum(flags) / n
-    around = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return (share + z**2 / (2 * n) - around) / (1 + z**2 / n)
+    from scipy.stats import binomtest  # half a second, where there is a rollout
+
+    return float(binomtest(sum(flags), len(flags)).proportion_ci(method="wilson").low) if flags else 0.0
 
 
 def rollouts_of(settings: Settings, schema_hash: str, now_ms: Callable[[], int]) -> Rollouts:

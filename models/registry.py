@@ -111,9 +111,7 @@ def promote(
     current, history = aliases.get(CHAMPION), aliases.get(HISTORY, [])
     if alias == CHAMPION:
         history = history if current in (None, version) else [*history, current]
-    aliases = {
-        name: held for name, held in aliases.items() if held != version or name == CHAMPION
-    }  # nor shadow of itself
+    aliases = {name: held for name, held in aliases.items() if held != version or name == CHAMPION}  # it has one
     check_bundle(settings.bundles_dir / version, schema_hash, applied)
     _publish(settings, {**aliases, alias: version, HISTORY: history})
 
