@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from batch.backfill import batch_rows, key_columns
 from batch.events import bucketed, columns_of, group_codes, kernel_events, keys_of
 from batch.labels import AT, ROW, Labels
-from batch.point_in_time import archive_for, asked, floats
+from batch.point_in_time import archive_for, asked, check_service, floats
 from batch.rows import newest_rows
 from headwater import assemble
 from headwater.folds import Ints
@@ -70,6 +71,16 @@ def recompute(spark: Any, settings: Settings, plan: FeaturePlan, service: str, l
     chosen.unpersist()
     matrix = assemble.matrix(plan, service, columns, request, given.num_rows)
     return Cut(given[ROW].to_numpy(), given[AT].to_numpy(), matrix, late, ahead)
+
+
+def cut_rows(spark: Any, settings: Settings, plan: FeaturePlan, service: str, labels: Labels) -> Any:
+    """:func:`batch.point_in_time.service_rows` as known, of a few labels: all of them are held here."""
+    check_service(plan, service, labels)
+    cut = recompute(spark, settings, plan, service, labels, np.arange(labels.rows))
+    table = pq.read_table(labels.path, columns=[ROW, *labels.schema.names])
+    for name, values in zip(plan.service(service).names, cut.values.T, strict=True):
+        table = table.append_column(name, pa.array(values))
+    return spark.createDataFrame(table)
 
 
 def _values(

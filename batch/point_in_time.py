@@ -28,7 +28,7 @@ from headwater import assemble
 from headwater.errors import DataError
 from headwater.folds import Ints
 from headwater.offline_fold import Values, fold_at
-from headwater.plan import BatchView, FeaturePlan, Service, View
+from headwater.plan import BatchView, FeaturePlan, View
 from headwater.settings import Settings
 from headwater.timeline import Events, Queries
 
@@ -122,10 +122,10 @@ def service_rows(
     Raises
     ------
     DataError
-        The service holds a list, or a request input is not a column of the labels.
+        As :func:`check_service`.
     """
     wanted = assemble.needed(plan, service)
-    _check_service(plan, plan.service(service), wanted, labels)
+    check_service(plan, service, labels)
     joined = join_views(spark, settings, plan, labels, wanted, known)
     kept = [ROW, *labels.schema.names]
     types = {field.name: field.dataType.simpleString() for field in joined.schema.fields}
@@ -212,8 +212,15 @@ def _arrow(values: Values, kind: str, place: NDArray[np.intp]) -> pa.Array:
     return pa.array(values[place])
 
 
-def _check_service(plan: FeaturePlan, service: Service, wanted: Mapping[str, Collection[str]], labels: Labels) -> None:
-    for name, features in wanted.items():
+def check_service(plan: FeaturePlan, service: str, labels: Labels) -> None:
+    """Refuse a service whose rows cannot be made of these labels.
+
+    Raises
+    ------
+    DataError
+        The service holds a list or a feature named as one of the labels' columns, or a request input is not there.
+    """
+    for name, features in assemble.needed(plan, service).items():
         view = plan.view(name)
         lists = (
             [a.feature for a in view.aggregates if a.is_list and a.feature in features]
@@ -221,13 +228,13 @@ def _check_service(plan: FeaturePlan, service: Service, wanted: Mapping[str, Col
             else []
         )
         if lists:
-            raise DataError(f"{name}:{lists[0]} is a list and has no place in a matrix. Take it out of {service.name}.")
-    for name in assemble.request_inputs(plan, service.name):
+            raise DataError(f"{name}:{lists[0]} is a list and has no place in a matrix. Take it out of {service}.")
+    for name in assemble.request_inputs(plan, service):
         if name not in labels.schema.names:
-            raise DataError(f"labels: request input {name!r} of service {service.name} is missing. Add the column.")
-    clash = set(service.names) & set(labels.schema.names)
+            raise DataError(f"labels: request input {name!r} of service {service} is missing. Add the column.")
+    clash = set(plan.service(service).names) & set(labels.schema.names)
     if clash:
-        raise DataError(f"labels: {', '.join(sorted(clash))} is also a feature of {service.name}. Rename the column.")
+        raise DataError(f"labels: {', '.join(sorted(clash))} is also a feature of {service}. Rename the column.")
 
 
 def _assembler(

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from batch.accounting import TRAIN, VALIDATION, Accounting, account, count_outcomes
+from batch.cut import cut_rows
 from batch.drafts import draft_beside
 from batch.impressions import DISTINCT, USED, read_impressions
 from batch.labels import ROW, Labels, number_labels
@@ -46,6 +47,9 @@ _INSIDE = (
     "time", "context", "features", "newer", "feature_schema", "feature_names", "items", "status", "ingest_time",
     "partition", "offset",
 )  # fmt: skip
+FEW = 500
+"""Rows to recompute, which are folded one by one, each from what was there before it: nothing later can be in them, and
+the archive is not folded as a whole for the one list in thousands that was served without features."""
 _SQL = {"any": "TINYINT", "sum": "DECIMAL(38,6)"}
 
 
@@ -129,8 +133,10 @@ def build_shown_rows(
         rows = logged.selectExpr(
             "*", "'logged' AS features_from", f"CAST(NULL AS BIGINT) AS {LABEL_ROW}", *vectors
         ).selectExpr(*kept)
+        few = questions is not None and questions.rows <= FEW
         if questions is not None:
-            recomputed = service_rows(spark, settings, plan, service, questions).withColumnRenamed(ROW, LABEL_ROW)
+            compute = cut_rows if few else service_rows
+            recomputed = compute(spark, settings, plan, service, questions).withColumnRenamed(ROW, LABEL_ROW)
             rows = rows.unionByName(recomputed.selectExpr(*kept))
         rows.sortWithinPartitions("event_timestamp", "request_id", "item_id").write.parquet(str(draft / "rows"))
 
@@ -139,7 +145,7 @@ def build_shown_rows(
         made = _describe(settings, plan, service, asked, out, written, accounting)
         leaks = find_telling(written, names, [*asked.labelling.objectives], check.limits)
         leaks += find_newer(logged, plan, service)
-        if questions is not None:
+        if questions is not None and not few:
             leaks += find_changed(spark, settings, plan, service, questions, written, check.limits)
         return finish(draft / "rows", out, made, leaks, check)
 

@@ -1,7 +1,7 @@
 """The loop in a simulated world: does what was shown teach the next model, and what does exploration give and cost?
 
-One history and one first bundle on each of two platforms, which run side by side. From there, for each seed, five
-generations with exploration on the one and five without on the other. All figures are simulated: shoppers' tastes come
+One history and one first bundle, and from there two platforms side by side: for each seed, five generations with
+exploration on the one and five without on the other. All figures are simulated: shoppers' tastes come
 from the data, and what a list is worth to them is known exactly (docs/simulation.md).
 """
 
@@ -22,17 +22,20 @@ import pandas as pd
 from benchmarks.loop.estimates import Foretold
 from benchmarks.loop.exposure import Exposure, exposures
 from benchmarks.loop.page import write_page
-from benchmarks.loop.run import Generation, audited, play_apart, prepare
+from benchmarks.loop.run import Generation, apart, play_and_audit, prepare
 from benchmarks.parts import settings_in
 from headwater.bench import Measure
 from headwater.cli.output import err
 from headwater.errors import ConfigError
+from headwater.registry.manifest import load_plan
 from headwater.settings import Settings
 from models.evaluation.metrics import Floats, Interval, paired_bootstrap
 from simulation.config import WorldConfig, load_world_config
 
 GENERATIONS, DAYS, SEEDS = 5, 4, 3
 SESSIONS_A_DAY = 0.6
+EXPLORE, EXPLOIT = "explore", "exploit"
+"""The two platforms' folders. Names of one length, for files name their place."""
 MOST_COST = 0.05
 HOME = "sources = { buy_it_again = 120, two_tower = 100, popular = 40, trending = 20 }"
 EXPLORING = (
@@ -43,6 +46,8 @@ EXPLORING = (
 )
 SHARE, EPSILON = 0.25, 0.3
 """Of the first generation; each explores half as much as the one before, as there is more and more to learn from."""
+DEADLINE_MS = 2_000
+"""Of a list, on cores that two platforms and their retrainings share: what is learned from is no list that was late."""
 RULES = {"popular": "what everyone buys", "own": "what the shopper bought most"}
 BOOTSTRAP_SEED = 20171126
 Loop = Sequence[Generation]
@@ -84,12 +89,13 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
             f"bench loop: {seeds} seeds of {generations} generations. Ask for one seed and two, at least."
         )
     with tempfile.TemporaryDirectory(prefix="headwater-loop-") as name, ThreadPoolExecutor(2) as pool:
+        prepared = _prepared(Path(name) / EXPLORE)
         (on, ours), (off, theirs) = pool.map(
-            lambda explores: _loops(
-                Path(name) / ("exploring" if explores else "greedy"),
-                [surfaces_of(explores, number) for number in range(generations)], seeds, size,
+            lambda which: _loops(
+                prepared, Path(name) / which,
+                [surfaces_of(which == EXPLORE, number) for number in range(generations)], seeds, size,
             ),
-            (True, False),
+            (EXPLORE, EXPLOIT),
         )  # fmt: skip
     measures = [*found(on, off), exactness([*ours, *theirs])]
     if page:
@@ -97,24 +103,49 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
     return measures
 
 
-def _loops(
-    folder: Path, surfaces: Sequence[str], seeds: int, size: float
-) -> tuple[list[Loop], list[Mapping[str, Any]]]:
-    """A loop of each seed on a platform of its own, and what the audit says of it."""
-    say = partial(_say, folder.name)
+@dataclass(frozen=True)
+class _Prepared:
+    """What every loop begins from: state and definitions of a platform as prepared in a folder, whose files name it."""
+
+    kept: Path
+    folder: Path
+
+    def at(self, folder: Path) -> Settings:
+        """A platform like it in another folder, or anew in the same one; the files name that one."""
+        named, names = str(self.folder).encode(), str(folder).encode()
+        assert len(named) == len(names), "registry, database and checkpoints hold paths of a length"
+
+        def copy(source: str, target: str) -> None:
+            Path(target).write_bytes(Path(source).read_bytes().replace(named, names))
+            shutil.copystat(source, target)
+
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.kept, folder, symlinks=True, copy_function=copy)
+        settings = settings_in(folder)
+        load_plan(settings.repo)  # compiled anew, as the registry names other places
+        return settings
+
+
+def _prepared(folder: Path) -> _Prepared:
+    """Prepare a platform in a folder, and keep what came of it beside."""
     folder.mkdir()
-    settings = settings_in(folder)
-    prepare(settings, say)
-    prepared = _Snapshot(settings, folder)
+    prepare(settings_in(folder), partial(_say, "both"))
+    return _Prepared(folder.rename(folder.with_name("prepared")), folder)
+
+
+def _loops(
+    prepared: _Prepared, folder: Path, surfaces: Sequence[str], seeds: int, size: float
+) -> tuple[list[Loop], list[Mapping[str, Any]]]:
+    """A loop of each seed, from the same beginning, and what the audit says of it."""
+    say = partial(_say, folder.name)
     loops: list[Loop] = []
     audits: list[Mapping[str, Any]] = []
     for seed in range(1, seeds + 1):
-        if loops:
-            prepared.restore()
+        settings = prepared.at(folder)
         say(f"seed {seed}")
-        loops.append(play_apart(settings, world_config(seed, size), surfaces, DAYS, folder / str(seed), say))
-        say("every vector that was served is computed again")
-        audits.append(audited(settings))
+        played, audit = apart(play_and_audit, settings, world_config(seed, size), surfaces, DAYS, folder / "world", say)
+        loops.append(played)
+        audits.append(audit)
     return loops, audits
 
 
@@ -122,8 +153,8 @@ def surfaces_of(explores: bool, number: int) -> str:
     """The shipped surfaces, or the same with a home page that explores as generation ``number``, from 0, does."""
     shipped = (files("serving") / "surfaces.toml").read_text()
     assert HOME in shipped
-    exploring = EXPLORING.format(share=SHARE / 2**number, epsilon=EPSILON / 2**number)
-    return shipped.replace(HOME, exploring) if explores else shipped
+    home = EXPLORING.format(share=SHARE / 2**number, epsilon=EPSILON / 2**number) if explores else HOME
+    return shipped.replace(HOME, f"deadline_ms = {DEADLINE_MS}\n{home}")
 
 
 def found(on: Sequence[Loop], off: Sequence[Loop]) -> list[Measure]:
@@ -239,27 +270,6 @@ def world_config(seed: int, size: float) -> WorldConfig:
     config = load_world_config().seeded(seed)
     shoppers = config.shoppers.model_copy(update={"sessions_a_day": SESSIONS_A_DAY * size})
     return config.model_copy(update={"shoppers": shoppers})
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """State and definitions as prepared, to begin from again; they keep their place, which the definitions name."""
-
-    settings: Settings
-    folder: Path
-
-    def __post_init__(self) -> None:
-        for held, copy in self._pairs:
-            shutil.copytree(held, copy, symlinks=True)
-
-    def restore(self) -> None:
-        for held, copy in self._pairs:
-            shutil.rmtree(held)
-            shutil.copytree(copy, held, symlinks=True)
-
-    @property
-    def _pairs(self) -> list[tuple[Path, Path]]:
-        return [(held, self.folder / f"{held.name}.0") for held in (self.settings.state_dir, self.settings.repo)]
 
 
 def _say(who: str, line: str) -> None:

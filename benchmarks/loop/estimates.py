@@ -34,7 +34,7 @@ from simulation.world import World
 
 TEMPERATURE = 0.1
 """Of the surface that explores."""
-DRAWS, CHUNK = 200, 2_000
+DRAWS, CHUNK = 50, 2_000
 """Lists drawn for each logged one, and how many are drawn at once."""
 SEED = 20171127
 PLACES = (1, 3, 10)

@@ -7,11 +7,9 @@
         └── promoted ◄── gates ◄── the scheduled Dagster assets ◄───┘
 """
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,18 +17,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batch.audit import audit
 from batch.begun import ReadyMade
 from batch.history import dagster_home
 from batch.retrain import SparkSteps
 from batch.retraining import SERVICE, Retraining, last_whole_day, run_once
 from batch.rollout import rollouts_of
+from batch.session import spark_session
 from benchmarks.loop.estimates import Foretold, foretell
 from benchmarks.parts import EXAMPLE
 from headwater.clock import StoredClock
@@ -65,6 +65,7 @@ K = 10
 LOADED_S = 2.0
 """In which a server has read a bundle, or other shares, more or less."""
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -147,29 +148,22 @@ def play(
     return played
 
 
-def play_apart(*what: Any) -> list[Generation]:
-    """:func:`play` in a process of its own.
+def play_and_audit(
+    settings: Settings, config: WorldConfig, surfaces: Sequence[str], days: int, out: Path, say: Say
+) -> tuple[list[Generation], Mapping[str, Any]]:
+    """:func:`play`, and what an audit says of all that was served and archived; no part runs any more."""
+    played = play(settings, config, surfaces, days, out, say)
+    say("every vector that was served is computed again")
+    return played, audit(spark_session(settings), settings, load_plan(settings.repo)).as_dict()
+
+
+def apart(work: Callable[..., T], *what: Any) -> T:
+    """Do it in a process of its own.
 
     MLflow would go on reading the registry of the loop before it, and a notebook has an event loop running.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(play, *what).result()
-
-
-def audited(settings: Settings) -> Mapping[str, Any]:
-    """What ``headwater audit --json`` says of all that a loop has served and archived; no part needs to run.
-
-    Raises
-    ------
-    UnavailableError
-        It failed; its last words are told.
-    """
-    command = [sys.executable, "-m", "headwater", "audit", "--as-archived", "--json"]
-    told = subprocess.run(command, env={**os.environ, **environment(settings)}, capture_output=True, text=True)
-    if told.returncode:
-        raise UnavailableError(f"loop: audit: {told.stderr.strip().splitlines()[-1]}")
-    found: Mapping[str, Any] = json.loads(told.stdout)
-    return found
+        return pool.submit(work, *what).result()
 
 
 class _Schedule:
