@@ -5,6 +5,8 @@ exploration on the one and five without on the other. All figures are simulated:
 from the data, and what a list is worth to them is known exactly (docs/simulation.md).
 """
 
+import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -27,15 +29,14 @@ from benchmarks.parts import settings_in
 from headwater.bench import Measure
 from headwater.cli.output import err
 from headwater.errors import ConfigError
-from headwater.registry.manifest import load_plan
 from headwater.settings import Settings
 from models.evaluation.metrics import Floats, Interval, paired_bootstrap
 from simulation.config import WorldConfig, load_world_config
 
 GENERATIONS, DAYS, SEEDS = 5, 4, 3
 SESSIONS_A_DAY = 0.6
-EXPLORE, EXPLOIT = "explore", "exploit"
-"""The two platforms' folders. Names of one length, for files name their place."""
+PREPARED, EXPLORE, EXPLOIT = "prepare", "explore", "exploit"
+"""Folders of what is prepared and of its two copies; names of one length, for databases hold paths."""
 MOST_COST = 0.05
 HOME = "sources = { buy_it_again = 120, two_tower = 100, popular = 40, trending = 20 }"
 EXPLORING = (
@@ -89,7 +90,9 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
             f"bench loop: {seeds} seeds of {generations} generations. Ask for one seed and two, at least."
         )
     with tempfile.TemporaryDirectory(prefix="headwater-loop-") as name, ThreadPoolExecutor(2) as pool:
-        prepared = _prepared(Path(name) / EXPLORE)
+        prepared = Path(name) / PREPARED
+        prepared.mkdir()
+        prepare(settings_in(prepared), partial(_say, "both"))
         (on, ours), (off, theirs) = pool.map(
             lambda which: _loops(
                 prepared, Path(name) / which,
@@ -103,45 +106,32 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
     return measures
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """What every loop begins from: state and definitions of a platform as prepared in a folder, whose files name it."""
+def _copied(prepared: Path, folder: Path) -> Settings:
+    """A platform that goes on from where another ended, in a folder of its own, which its files name.
 
-    kept: Path
-    folder: Path
+    The example's data stay where they were: feature definitions name them, and models are of these definitions.
+    """
+    assert len(str(prepared)) == len(str(folder)), "registry, database and checkpoints hold paths of a length"
+    named, name = re.compile(re.escape(os.fsencode(prepared)) + rb"(?!/state/data/)"), os.fsencode(folder)
 
-    def at(self, folder: Path) -> Settings:
-        """A platform like it in another folder, or anew in the same one; the files name that one."""
-        named, names = str(self.folder).encode(), str(folder).encode()
-        assert len(named) == len(names), "registry, database and checkpoints hold paths of a length"
+    def copy(source: str, target: str) -> None:
+        Path(target).write_bytes(named.sub(name, Path(source).read_bytes()))
+        shutil.copystat(source, target)
 
-        def copy(source: str, target: str) -> None:
-            Path(target).write_bytes(Path(source).read_bytes().replace(named, names))
-            shutil.copystat(source, target)
-
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(self.kept, folder, symlinks=True, copy_function=copy)
-        settings = settings_in(folder)
-        load_plan(settings.repo)  # compiled anew, as the registry names other places
-        return settings
-
-
-def _prepared(folder: Path) -> _Prepared:
-    """Prepare a platform in a folder, and keep what came of it beside."""
-    folder.mkdir()
-    prepare(settings_in(folder), partial(_say, "both"))
-    return _Prepared(folder.rename(folder.with_name("prepared")), folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(prepared, folder, symlinks=True, copy_function=copy)
+    return settings_in(folder)
 
 
 def _loops(
-    prepared: _Prepared, folder: Path, surfaces: Sequence[str], seeds: int, size: float
+    prepared: Path, folder: Path, surfaces: Sequence[str], seeds: int, size: float
 ) -> tuple[list[Loop], list[Mapping[str, Any]]]:
     """A loop of each seed, from the same beginning, and what the audit says of it."""
     say = partial(_say, folder.name)
     loops: list[Loop] = []
     audits: list[Mapping[str, Any]] = []
     for seed in range(1, seeds + 1):
-        settings = prepared.at(folder)
+        settings = _copied(prepared, folder)
         say(f"seed {seed}")
         played, audit = apart(play_and_audit, settings, world_config(seed, size), surfaces, DAYS, folder / "world", say)
         loops.append(played)
