@@ -39,12 +39,12 @@ def with_items(bundle: Bundle, items: pa.Table, first_seen: npt.NDArray[np.int64
     if not new.any():
         return bundle
     told = {name: _column(items, name)[new] for name in bundle.items.text}
-    vectors = place(bundle.items, told)
+    vectors = np.vstack([bundle.vectors, place(bundle.items, told)])
     catalogue = Catalogue(
-        bundle.items.ids.plus(ids[new].tolist()), np.vstack([bundle.vectors, vectors]),
+        bundle.items.ids.plus(ids[new].tolist()), vectors,
         {name: column.plus(told[name].tolist()) for name, column in bundle.items.text.items()},
     )  # fmt: skip
-    nothing = np.zeros(len(vectors), np.float32)
+    nothing = np.zeros(int(new.sum()), np.float32)
     popularity = np.concatenate([bundle.popularity, nothing])
     return replace(
         bundle,

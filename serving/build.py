@@ -64,6 +64,8 @@ class Builder:
     """Where what the processes of a server share may lie; without one each request asks the store for its items."""
     mirrors: MutableMapping[Path, Mirror] = field(default_factory=WeakValueDictionary)
     """By file: a bundle of the same items as the one before reads on, and nothing is filled anew."""
+    trained: MutableMapping[tuple[Path, str], bundles.Bundle] = field(default_factory=WeakValueDictionary)
+    """Bundles as they were read, by folder and schema: one that some funnel is made of is not read again."""
     arrivals: Arrivals | None = None
     """Items that came since a bundle was trained; without it there are those of its catalogue."""
     records: bool = True
@@ -85,15 +87,16 @@ class Builder:
         tuning = self._tuning(repo)
         config = tuning.surfaces
         ranker = config.features.ranker
-        loaded = patiently(partial(bundles.load_bundle, folder, plan.schema_hash(ranker), plan.feature_hashes(ranker)))
+        trained = self._trained(plan, folder, ranker)
         names = plan.service(ranker).names
-        if loaded.ranker.feature_names != names:
+        if trained.ranker.feature_names != names:
             raise ModelError(
-                f"bundle {loaded.version}: its ranker reads other columns than service {config.features.ranker} "
+                f"bundle {trained.version}: its ranker reads other columns than service {config.features.ranker} "
                 "has now. Train anew."
             )
+        loaded = trained
         if self.arrivals is not None:
-            loaded = patiently(partial(self.arrivals.added_to, loaded))
+            loaded = patiently(partial(self.arrivals.added_to, trained))
         reader = OnlineReader(self.store, plan, self.clock)
         _check(config, plan)
         bundle = patiently(partial(as_bundle, loaded, config.sources))
@@ -104,7 +107,7 @@ class Builder:
             surfaces=config.surfaces,
             names=config.features,
             state=Remembering(StateReader(reader, config.features, loaded.users, loaded.items)),
-            features=Hydration(reader, self._items(plan, config.features, loaded.items.ids)),
+            features=Hydration(reader, self._items(plan, config.features, trained.items.ids)),
             availability=StoredAvailability(self._withdrawn_of(plan.project), loaded.items),
             rules=RuleBook(Path(plan.repo) / rules.FILE, loaded.items),
             reasons=Reasons(config.reasons, config.source_reasons, {name: at for at, name in enumerate(names)}),
@@ -113,8 +116,18 @@ class Builder:
             telemetry=self.telemetry,
             store=self.guard,
             showings=StoredShowings(self.store, plan.project, config.features.user, self.guard, self.records),
+            trained=trained,
         )
         return self._tuned(funnel, repo, tuning)
+
+    def _trained(self, plan: FeaturePlan, folder: Path, service: str) -> bundles.Bundle:
+        """The bundle as it was trained."""
+        schema = plan.schema_hash(service)
+        held = self.trained.get((folder, schema))
+        if held is None:
+            held = patiently(partial(bundles.load_bundle, folder, schema, plan.feature_hashes(service)))
+            self.trained[folder, schema] = held
+        return held
 
     def _tuning(self, repo: Path) -> Tuning:
         """What the repository's files say, or last said."""

@@ -59,6 +59,8 @@ class Funnel:
     standing: tuple[str, ...] = ()
     """Named as degraded in every reply."""
     shadow: Shadow | None = None
+    trained: object = None
+    """What the bundle was made of: kept, so that items that come are added to it in memory."""
     guards: Mapping[str, Guard] = field(init=False)
     """Of the sources that may wait."""
 

@@ -28,7 +28,10 @@ PAUSE_S = 1.0
 
 @dataclass(frozen=True)
 class Hydration:
-    """Reads a service for candidates; ``items`` answers for views of the item alone while it is current."""
+    """Reads a service for candidates; ``items`` answers for views of the item alone while it is current.
+
+    Items that came since are not in it, and take a round trip of their own.
+    """
 
     reader: OnlineReader
     items: Mirror | None = None
@@ -40,7 +43,7 @@ class Hydration:
         """
         known: dict[str, ViewRead] = {}
         if self.items is not None:
-            known = self.items.read(items, entities[self.items.layout.join_key])
+            known = self.items.read(items, entities[self.items.layout.join_key], self.reader)
         return self.reader.read_matrix(service, entities, held=held, known=known)
 
 

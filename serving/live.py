@@ -58,6 +58,13 @@ class Wanted(NamedTuple):
     """Of the items that have come since."""
 
 
+class _Held(NamedTuple):
+    """A bundle in memory, with the items that had come by a version of them."""
+
+    recommender: Recommender
+    arrivals: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Pair:
     """Bundles in memory, by what they are for; ``None`` for one that cannot be had or that nobody needs."""
@@ -89,7 +96,7 @@ class Live:
         self._arrivals = arrivals
         self._telemetry = telemetry or Telemetry()
         self._loaded = Loaded()
-        self._bundles: dict[tuple[str, str], Recommender] = {}
+        self._bundles: dict[tuple[str, str], _Held] = {}
         self._tuning: Tuning | None = None
         self._seen: Wanted | None = None
         self._retry_at = 0.0
@@ -204,36 +211,37 @@ class Live:
         assert wanted.champion is not None
         declared = tuning.surfaces
         basis = f"{wanted.registry} {declared.features.model_dump_json()} {declared.sources.model_dump_json()}"
-        basis += f" {wanted.arrivals}"
         champion, beside = wanted.champion, _beside(wanted, tuning.experiment)
-        held = {champion: self._bundle(plan, basis, champion)}
+        held = {champion: self._bundle(plan, basis, champion, wanted.arrivals)}
         self._bundles = {key: one for key, one in self._bundles.items() if key in ((basis, champion), (basis, beside))}
         if beside is not None and beside not in held:
             if (basis, beside) not in self._bundles:  # which takes a while
                 self._publish(_dealt(plan, tuning, _Pair(held[champion]), self._telemetry))
             try:
-                held[beside] = self._bundle(plan, basis, beside)
+                held[beside] = self._bundle(plan, basis, beside, wanted.arrivals)
             except Exception as error:
                 self._failed(beside, error)
         pair = _Pair(held[champion], held.get(wanted.challenger or ""), held.get(wanted.shadow or ""))
         return _dealt(plan, tuning, pair, self._telemetry)
 
-    def _bundle(self, plan: FeaturePlan, basis: str, version: str) -> Recommender:
-        """A bundle, read unless it is in memory; at most two are."""
-        key = (basis, version)
-        if key not in self._bundles:
+    def _bundle(self, plan: FeaturePlan, basis: str, version: str, arrivals: int) -> Recommender:
+        """A bundle, read unless it is in memory, where items that have come are added to it; at most two are."""
+        held = self._bundles.get((basis, version))
+        if held is None:
             self._make_room()
-            self._bundles[key] = self._build(plan, self._settings.bundles_dir / version)
-        return self._bundles[key]
+        if held is None or held.arrivals != arrivals:
+            held = _Held(self._build(plan, self._settings.bundles_dir / version), arrivals)
+            self._bundles[basis, version] = held
+        return held.recommender
 
     def _make_room(self) -> None:
         """Where two bundles are in memory, let go of the one that is not the champion's."""
         serving = self._loaded.recommender
         if len(self._bundles) < MOST_BUNDLES or serving is None or self._tuning is None or self._loaded.plan is None:
             return
-        self._bundles = {key: one for key, one in self._bundles.items() if one.version == serving.version}
+        self._bundles = {key: one for key, one in self._bundles.items() if one.recommender.version == serving.version}
         for champion in self._bundles.values():
-            alone = _dealt(self._loaded.plan, self._tuning, _Pair(champion), self._telemetry)
+            alone = _dealt(self._loaded.plan, self._tuning, _Pair(champion.recommender), self._telemetry)
             self._publish(replace(alone, behind=self._loaded.behind, why=self._loaded.why))
 
     def _stand_in(self, wanted: Wanted) -> None:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from headwater.online.codec import Ints, is_fixed
 from headwater.online.keys import Keys
 from headwater.online.merge import Marks, Places, TellMarks
 from headwater.online.names import Names
-from headwater.online.reader import ViewRead
+from headwater.online.reader import OnlineReader, ViewRead
 from headwater.online.shared import Mapped
 from headwater.plan import BatchView, FeaturePlan, OnDemandView, View
 
@@ -85,11 +86,11 @@ class Layout:
             ]
         return np.stack(columns, axis=1)
 
-    def unpack(self, words: NDArray[np.int64], now: int, keys: Keys) -> dict[str, ViewRead]:
-        """Inverse of :meth:`pack` for rows (width, n) that hold at an instant, epoch ms."""
+    def unpack(self, words: NDArray[np.int64], now: int | Ints, keys: Keys) -> dict[str, ViewRead]:
+        """Inverse of :meth:`pack` for rows (width, n) that hold at an instant, or each (n,) at its own, epoch ms."""
         return {view.name: self._unpacked(view, words, now, keys) for view in self.views}
 
-    def _unpacked(self, view: View | BatchView, words: NDArray[np.int64], now: int, keys: Keys) -> ViewRead:
+    def _unpacked(self, view: View | BatchView, words: NDArray[np.int64], now: int | Ints, keys: Keys) -> ViewRead:
         at = self.places[view.name]
         newest, features = words[at], self.features[view.name]
         values = {name: words[at + 1 + place].view(np.float64) for place, name in enumerate(features)}
@@ -103,7 +104,7 @@ class Layout:
         return ViewRead(values, newest >= oldest, instants, newest, keys, marks)
 
 
-def instants_of(view: View | BatchView, newest: Ints, now: int) -> Ints:
+def instants_of(view: View | BatchView, newest: Ints, now: int | Ints) -> Ints:
     """The instant that each row is read at where the clock shows ``now``, as the reader has it."""
     return np.maximum(now, newest + 1 if isinstance(view, View) else newest)
 
@@ -136,12 +137,29 @@ class Mirror:
 
     def __init__(self, layout: Layout, n: int, path: Path) -> None:
         self.layout = layout
+        self._n = n
         self._rows = Mapped(path, n, layout.width)
 
-    def read(self, places: NDArray[np.int32], ids: Sequence[str]) -> dict[str, ViewRead]:
-        """Views of some entities, by their numbers and ids; nothing where it cannot be told what they are now."""
-        found = self._rows.read(places, FRESH_MS)
-        return {} if found is None else self.layout.unpack(*found, Keys([ids]))
+    def read(
+        self, places: NDArray[np.int32], ids: Sequence[str], reader: OnlineReader | None = None
+    ) -> dict[str, ViewRead]:
+        """Views of some entities, by their numbers and ids; nothing where it cannot be told what they are now.
+
+        Those numbered on behind the mirror's are asked of a reader, each as of when that is.
+        """
+        later = places >= self._n
+        if not later.any():
+            found = self._rows.read(places, FRESH_MS)
+            return {} if found is None else self.layout.unpack(*found, Keys([ids]))
+        found = None if reader is None else self._rows.read(places[~later], FRESH_MS)
+        if found is None or reader is None:
+            return {}
+        asked = Keys([list(compress(ids, later.tolist()))])
+        reads = reader.read_views({view.name: asked for view in self.layout.views}, features=self.layout.features)
+        words, instants = np.empty((self.layout.width, len(places)), np.int64), np.full(len(places), found[1])
+        words[:, ~later], words[:, later] = found[0], self.layout.pack(reads).T
+        instants[later] = np.min([read.at for read in reads.values()], axis=0)  # a row's is later only by its newest
+        return self.layout.unpack(words, instants, Keys([ids]))
 
 
 def _is_numeric(view: View | BatchView, features: Sequence[str]) -> bool:

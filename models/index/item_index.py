@@ -32,14 +32,17 @@ class ItemIndex:
         What is indexed, mapped perhaps: a filter that allows few items is answered from them.
     gone : (n_items,)
         Items that are found no more; ``None`` while all are there.
+    later
+        How many of the last items came after the index was built: these are looked at one by one.
     """
 
     inner: Any
     vectors: Float32s = field(repr=False)
     gone: Bools | None = field(default=None, repr=False)
+    later: int = 0
 
     def __len__(self) -> int:
-        return int(self.inner.ntotal)
+        return int(self.inner.ntotal) + self.later
 
     def search(self, vectors: Float32s, n: int, allowed: Bools | None = None) -> Ints:
         """Dense items, nearest first (len(vectors), n), padded with -1; as ``nearest`` without the scores."""
@@ -64,11 +67,9 @@ class ItemIndex:
         if allowed is not None and allowed.sum() <= max(k, ALONE_SHARE * len(self)):
             return self._among(vectors, k, np.flatnonzero(allowed))
         faiss.omp_set_num_threads(1)  # it counts for the calling thread only
-        queries, how = np.ascontiguousarray(vectors, np.float32), self._how(allowed)
-        if isinstance(self.inner, faiss.IndexIVFPQFastScan):
-            return self._again(queries, k, self.inner.search(queries, min(AGAIN * k, len(self)), params=how)[1])
-        scores, items = self.inner.search(queries, k, params=how)
-        return items.astype(np.int32), np.where(items < 0, -np.inf, scores).astype(np.float32)
+        queries = np.ascontiguousarray(vectors, np.float32)
+        found = self._indexed(queries, k, allowed)
+        return self._with_later(queries, k, found, allowed) if self.later else found
 
     def without(self, items: Ints) -> "ItemIndex":
         """The index without some items, until they are left out of the next one that is built."""
@@ -77,14 +78,19 @@ class ItemIndex:
         return replace(self, gone=gone)
 
     def plus(self, vectors: Float32s) -> "ItemIndex":
-        """The index with further items (n, dim), numbered on from its last; the old one goes on answering as before."""
-        inner = faiss.deserialize_index(faiss.serialize_index(self.inner))  # a clone of what is mapped stays mapped
-        inner.add(np.ascontiguousarray(vectors, np.float32))
-        gone = None if self.gone is None else np.append(self.gone, np.zeros(len(vectors), bool))
-        return ItemIndex(inner, np.vstack([self.vectors, vectors]).astype(np.float32), gone)
+        """The index with further items, numbered on from its last; the old one goes on answering as before.
+
+        Parameters
+        ----------
+        vectors : (n_items + n_new, dim)
+            Of all of them, in order.
+        """
+        new = len(vectors) - len(self)
+        gone = None if self.gone is None else np.append(self.gone, np.zeros(new, bool))
+        return ItemIndex(self.inner, vectors, gone, self.later + new)
 
     def save(self, path: Path) -> None:
-        """Write FAISS's own format; items that are gone are left out where an index is built, and are not written."""
+        """Write FAISS's own format; items that are gone or came later are the next building's, and are not written."""
         faiss.write_index(self.inner, str(path))
 
     @classmethod
@@ -98,6 +104,25 @@ class ItemIndex:
         found, best = items[order].astype(np.int32), np.take_along_axis(scores, order, 1)
         missing = ((0, 0), (0, k - order.shape[1]))
         return np.pad(found, missing, constant_values=-1), np.pad(best, missing, constant_values=-np.inf)
+
+    def _indexed(self, queries: Float32s, k: int, allowed: Bools | None) -> tuple[Ints, Float32s]:
+        """What the index finds, of the items that it was built over."""
+        how = self._how(allowed)
+        if isinstance(self.inner, faiss.IndexIVFPQFastScan):
+            n = min(AGAIN * k, int(self.inner.ntotal))
+            return self._again(queries, k, self.inner.search(queries, n, params=how)[1])
+        scores, items = self.inner.search(queries, k, params=how)
+        return items.astype(np.int32), np.where(items < 0, -np.inf, scores).astype(np.float32)
+
+    def _with_later(
+        self, queries: Float32s, k: int, found: tuple[Ints, Float32s], allowed: Bools | None
+    ) -> tuple[Ints, Float32s]:
+        """The best of what was found and of the items that came later."""
+        later = np.arange(len(self) - self.later, len(self))
+        mine = self._among(queries, k, later if allowed is None else later[allowed[later]])
+        items, scores = (np.hstack(both) for both in zip(found, mine, strict=True))
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(items, best, 1), np.take_along_axis(scores, best, 1)
 
     def _again(self, queries: Float32s, k: int, found: Any) -> tuple[Ints, Float32s]:
         """The best of what short codes have found, by the vectors themselves."""

@@ -111,11 +111,26 @@ def test_what_is_gone_is_found_no_more_and_what_is_new_is_found(index):
     left = index.without(gone)
     assert not np.isin(left.search(users, K), gone).any()
     assert np.array_equal(index.search(users, K), first)
-    more = left.plus(users[:3])
+    more = left.plus(np.vstack([items, users[:3]]))
     assert len(more) == N_ITEMS + 3
     assert len(left) == N_ITEMS
     assert more.search(users[:3], 1).ravel().tolist() == [N_ITEMS, N_ITEMS + 1, N_ITEMS + 2]
     assert not np.isin(more.search(users, K), gone).any()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.01])
+def test_what_came_later_is_searched_as_if_it_had_been_there(share):
+    """By one more item at a time, with a filter and without, beside sorting all."""
+    every = np.vstack([items, units(30, 6)])
+    index = exact.plus(every[: N_ITEMS + 10]).plus(every)
+    allowed = None if share == 1 else np.random.default_rng(7).random(len(every)) < share
+    for k in (1, K, len(every)):
+        n = k if allowed is None else min(k, int(allowed.sum()))
+        found, scores = index.nearest(users, k, allowed)
+        assert found.shape == (len(users), k)
+        assert np.array_equal(found[:, :n], best(every, users, n, allowed))
+        assert np.allclose(scores[:, :n], np.take_along_axis(users @ every.T, found[:, :n], 1), atol=1e-6)
+        assert (found[:, n:] == -1).all()
 
 
 def test_what_suits_a_catalogue_follows_from_its_size_and_the_memory():

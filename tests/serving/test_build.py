@@ -1,5 +1,6 @@
 """A bundle as training writes it, served: from the files on disk to a list over gRPC."""
 
+import gc
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from models.candidates import SOURCES
 from models.encoder import UserEncoder, unit
 from models.heads import Head
 from models.ranker import Ranker
+from serving import build as serving_build
 from serving import live as serving_live
 from serving import server as serving_server
 from serving.arrivals import Arrivals
@@ -251,6 +253,31 @@ def test_a_warm_start_makes_lists_that_nobody_is_told_of(write, settings, plan, 
     assert telemetry.registry.get_sample_value("headwater_stage_seconds_count", {"stage": "rank"}) is None
     assert len(funnel.recommend(funnel.request("u1")).items) == 10
     assert len(seen) == 1
+
+
+@pytest.mark.integration
+def test_items_are_added_to_the_bundle_in_memory_which_is_read_for_as_long_as_nobody_answers_with_it(
+    write, settings, valkey_client, clock, monkeypatch
+):
+    folder, read, load = write("v1"), [], serving_build.bundles.load_bundle
+    monkeypatch.setattr(
+        serving_build.bundles, "load_bundle", lambda folder, *of: read.append(folder) or load(folder, *of)
+    )
+    monkeypatch.setattr(Arrivals, "_follow", lambda *_: None)
+    arrivals = Arrivals("nowhere:1")
+    builder = Builder(valkey_client, clock, Discard(), Telemetry(), arrivals=arrivals)
+    plan = load_plan(settings.repo)
+    first = builder.build(plan, folder)
+    for at, item in enumerate(("one", "two"), 1):
+        arrivals.take(item.encode(), json.dumps({"item_id": item, "name": "Quince"}).encode(), NOW)
+        found = builder.build(plan, folder)
+        assert len(found.bundle.catalogue) == len(first.bundle.catalogue) + at
+    assert read == [folder]
+    del first, found
+    gc.collect()
+    builder.build(plan, folder)
+    assert read == [folder] * 2
+    arrivals.close()
 
 
 @pytest.mark.integration

@@ -109,6 +109,28 @@ def test_a_challenger_is_seen_by_its_share_and_ramped_without_a_restart(
     assert [version for _, version in live._bundles] == ["v1"]  # nobody sees the other, so it is not held
 
 
+def test_items_that_come_are_added_to_both_bundles_while_both_are_seen(settings, promote, experiment, shelf):
+    """No user of the challenger gets the champion meanwhile, for nothing is let go of."""
+    came, seen = 0, []
+
+    def build(plan, folder):
+        if came:
+            seen.append(versions(live))
+        return shelf.build(plan, folder)
+
+    live = Live(settings, build, arrivals=lambda: came)
+    experiment(50)
+    promote("v1", challenger="v2")
+    live.refresh()
+    before = live.recommender
+    came = 1
+    assert live.refresh()
+    assert shelf.read == ["v1", "v2"] * 2
+    assert seen == [{("champion", "v1", ()), ("challenger", "v2", ())}] * 2
+    assert live.recommender is not before
+    assert not live.refresh()
+
+
 def test_promoting_the_challenger_reads_no_bundle(live, promote, experiment, shelf):
     experiment(10)
     promote("v1", challenger="v2")
