@@ -30,6 +30,7 @@ from headwater.registry.manifest import load_plan
 from headwater.runtime import process, supervisor
 from headwater.runtime.ready import is_marked
 from headwater.settings import Settings, addresses, get_settings
+from models.bundle import FORMAT
 from serving.proto.headwater.v1 import recommendation_pb2_grpc
 
 SERVER = "serving.workers"
@@ -71,7 +72,7 @@ def stocked(
             shops.fill(client, plan, shop)
             settings.bundles_dir.mkdir(parents=True, exist_ok=True)
             for number in range(versions):
-                name = f"v{number}-{n_items}-{n_users}-{trees}-{plan.schema_hash('recommend')}"
+                name = f"v{number}-{n_items}-{n_users}-{trees}-{plan.schema_hash('recommend')}-{FORMAT}"
                 kept = get_settings().state_dir.resolve() / "bench" / name
                 if not kept.exists():
                     shops.publish(kept, client, plan, shop, trees, seed=number)

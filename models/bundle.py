@@ -23,7 +23,7 @@ from headwater.online.names import Names
 from models import bm25, calibration
 from models.bm25 import WordIndex, index_words
 from models.calibration import AnyCalibrator
-from models.catalogue import Catalogue, Column, Numbering, blobs, texts
+from models.catalogue import ITEM_ID, Catalogue, Column, Numbering, blobs, map_items, texts, write_items
 from models.encoder import UserEncoder
 from models.heads import Head
 from models.index import ItemIndex, build
@@ -32,19 +32,20 @@ from models.side_tables import NO_TABLES, SideTables
 from models.trends import Ints, best_first
 
 log = get_logger("models")
-FORMAT = 1
+FORMAT, KNOWN = 2, (1, 2)
+"""Of what is written, and what is read: bundles of format 1 have their items in ``items.parquet``."""
 META = "bundle.json"
 FILES = (
     "towers.npz",
     "item_embeddings.npy",
     "index.faiss",
-    "items.parquet",
     "users.parquet",
     "ranker.txt",
     "calibrator.npz",
     "popularity.npy",
     "trending.npy",
 )
+ITEMS, ITEMS_BEFORE = "items.arrow", "items.parquet"
 _OTHER = re.compile(r"ranker\.([a-z][a-z0-9_]*)\.txt")
 CHOOSE = "Choose another bundle or train one: headwater train."
 Float32s = npt.NDArray[np.float32]
@@ -164,7 +165,7 @@ def write_bundle(directory: Path, trained: Trained, parts: Parts) -> Meta:
     try:
         _write_files(draft, parts)
         others = [file for head in parts.others for file in _files_of(head.name)]
-        names = [*FILES, *bm25.FILES, *others, *parts.tables.save(draft)]
+        names = [*FILES, ITEMS, *bm25.FILES, *others, *parts.tables.save(draft)]
         files = {name: _sha256(draft / name) for name in names}
         meta = Meta(**trained.model_dump(), version=directory.name, files=files)
         (draft / META).write_text(meta.model_dump_json(indent=2) + "\n")
@@ -188,9 +189,9 @@ def load_bundle(
     meta = check_bundle(path, expected_schema_hash, applied)
     mapped = np.load(path / "item_embeddings.npy", mmap_mode="r", allow_pickle=False)
     vectors = np.asarray(mapped)  # as an array like others: rows of numpy's own kind for files take twice as long
-    table = pq.read_table(path / "items.parquet", use_threads=False)  # beside requests, as this thread
-    columns = {name: Column.of(table[name]) for name in table.column_names if name != "item_id"}
-    items = Catalogue(Names.of(blobs(table["item_id"])), vectors, columns)
+    table = read_items(path)
+    columns = {name: Column.of(table[name]) for name in table.column_names if name != ITEM_ID}
+    items = Catalogue(Names.of(blobs(table[ITEM_ID])), vectors, columns)
     popularity = np.load(path / "popularity.npy", allow_pickle=False)
     bundle = Bundle(
         meta=meta,
@@ -230,7 +231,7 @@ def check_bundle(path: Path, expected_schema_hash: str | None = None, applied: M
             f"but {expected_schema_hash} is applied{_differing(meta, applied)}. Train anew, or apply the definitions "
             "it was trained on."
         )
-    for name in dict.fromkeys([*FILES, *meta.files]):
+    for name in dict.fromkeys([*FILES, ITEMS_BEFORE if ITEMS_BEFORE in meta.files else ITEMS, *meta.files]):
         if not (path / name).is_file():
             raise ModelError(f"bundle {meta.version}: {name} is missing. {CHOOSE}")
         if meta.files.get(name) != _sha256(path / name):
@@ -250,12 +251,19 @@ def _differing(meta: Meta, applied: Mapping[str, str] | None) -> str:
     return f": {'; '.join(told)}" if told else ""
 
 
+def read_items(path: Path) -> pa.Table:
+    """``item_id`` and attributes of a bundle's items, mapped."""
+    if (path / ITEMS).is_file():
+        return map_items(path / ITEMS)
+    return pq.read_table(path / ITEMS_BEFORE, use_threads=False)  # beside requests, as this thread
+
+
 def _meta(path: Path) -> Meta:
     file = path / META
     try:
         held = json.loads(file.read_text())
-        if not isinstance(held, dict) or held.get("format_version") != FORMAT:
-            found = held.get("format_version") if isinstance(held, dict) else None
+        found = held.get("format_version") if isinstance(held, dict) else None
+        if found not in KNOWN:
             raise ModelError(f"bundle {path.name}: format version {found}, {FORMAT} is known. {CHOOSE}")
         return Meta.model_validate(held)
     except FileNotFoundError:
@@ -271,7 +279,7 @@ def _write_files(draft: Path, parts: Parts) -> None:
     np.savez(draft / "towers.npz", **parts.encoder.arrays())
     np.save(draft / "item_embeddings.npy", np.ascontiguousarray(parts.encoder.items, np.float32))
     build(parts.encoder.items).save(draft / "index.faiss")
-    pq.write_table(parts.items, draft / "items.parquet")
+    write_items(parts.items, draft / ITEMS)
     pq.write_table(pa.table({"user_id": pa.array(list(parts.users), pa.string())}), draft / "users.parquet")
     (draft / "ranker.txt").write_text(parts.ranker.to_text())
     np.savez(draft / "calibrator.npz", **parts.calibrator.arrays())
@@ -316,7 +324,7 @@ def _words(path: Path, meta: Meta, items: Catalogue) -> WordIndex:
 
 def _text(items: pa.Table) -> Mapping[str, Any]:
     """The attributes, as a loaded bundle has them."""
-    return {name: texts(items[name]) for name in items.column_names if name != "item_id"}
+    return {name: texts(items[name]) for name in items.column_names if name != ITEM_ID}
 
 
 def _files_of(objective: str) -> tuple[str, str]:

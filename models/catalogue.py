@@ -7,6 +7,7 @@ requests wait for the interpreter, and most of its memory; a request shows some 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from headwater.online.replies import Blobs
 Ints = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 Texts = npt.NDArray[np.object_]
+ITEM_ID = "item_id"
 Strings: TypeAlias = pa.ChunkedArray | pa.Array
 
 
@@ -47,9 +49,11 @@ class Column:
 
     @classmethod
     def of(cls, texts: Strings | Sequence[str]) -> "Column":
-        """The rows of Arrow's strings, a null being empty, or of any."""
+        """The rows of Arrow's strings, a null being empty, or of any; encoded ones are taken as they are."""
         held = texts if isinstance(texts, pa.ChunkedArray | pa.Array) else pa.array(texts, pa.string())
-        encoded = _whole(held).dictionary_encode()
+        encoded = held if pa.types.is_dictionary(held.type) else _whole(held).dictionary_encode()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
         return cls(Names.of(blobs(encoded.dictionary)), encoded.indices.to_numpy())
 
     def __len__(self) -> int:
@@ -117,6 +121,20 @@ class Catalogue(Numbering):
     @cached_property
     def _groups(self) -> dict[str, Ints]:
         return {}
+
+
+def write_items(table: pa.Table, path: Path) -> None:
+    """Write ``item_id`` and text columns as :func:`map_items` has them: each distinct text of an attribute once."""
+    columns = {name: _whole(table[name]) for name in table.column_names}
+    encoded = {name: held if name == ITEM_ID else held.dictionary_encode() for name, held in columns.items()}
+    whole = pa.table(encoded)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, whole.schema) as writer:
+        writer.write_table(whole)
+
+
+def map_items(path: Path) -> pa.Table:
+    """What :func:`write_items` wrote, mapped: nothing is read or decoded before it is looked at."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def blobs(column: Strings) -> Blobs:

@@ -12,7 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headwater.errors import ConfigError
@@ -20,7 +19,8 @@ from headwater.log import get_logger
 from headwater.settings import Settings
 from models import registry, trends
 from models.arrivals import first_seen
-from models.bundle import Meta, Parts, Trained, write_bundle
+from models.bundle import Meta, Parts, Trained, read_items, write_bundle
+from models.catalogue import ITEM_ID
 from models.interactions import Interactions, newest_ms, read_purchases, users_of
 from models.item_texts import describe_items
 from models.lineage import code_version
@@ -245,5 +245,5 @@ def _arrivals_before(champion: Path | None) -> dict[str, int] | None:
     """Since when there was each item, by what serves now."""
     if champion is None or not (champion / FIRST_SEEN).is_file():
         return None
-    ids = pq.read_table(champion / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
+    ids = read_items(champion)[ITEM_ID].to_pylist()
     return dict(zip(ids, np.load(champion / FIRST_SEEN, allow_pickle=False).tolist(), strict=True))
