@@ -35,8 +35,8 @@ from simulation.config import WorldConfig, load_world_config
 
 GENERATIONS, DAYS, SEEDS = 5, 4, 3
 SESSIONS_A_DAY = 0.6
-PREPARED, EXPLORE, EXPLOIT = "prepare", "explore", "exploit"
-"""Folders of what is prepared and of its two copies; names of one length, for databases hold paths."""
+PREPARED, EXPLORE, EXPLOIT, MOST_SEEDS = "prepared", "explore", "exploit", 9
+"""Folders of what is prepared and, with the seed behind, of its copies; names of one length, for databases hold paths."""
 MOST_COST = 0.05
 HOME = "sources = { buy_it_again = 120, two_tower = 100, popular = 40, trending = 20 }"
 EXPLORING = (
@@ -85,17 +85,17 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
     ConfigError
         There would be nothing to compare.
     """
-    if seeds < 1 or generations < 2:
+    if not 1 <= seeds <= MOST_SEEDS or generations < 2:
         raise ConfigError(
-            f"bench loop: {seeds} seeds of {generations} generations. Ask for one seed and two, at least."
+            f"bench loop: {seeds} seeds of {generations} generations. Ask for one to {MOST_SEEDS} seeds of two, at least."
         )
     with tempfile.TemporaryDirectory(prefix="headwater-loop-") as name, ThreadPoolExecutor(2) as pool:
         prepared = Path(name) / PREPARED
         prepared.mkdir()
         prepare(settings_in(prepared), partial(_say, "both"))
         (on, ours), (off, theirs) = pool.map(
-            lambda which: _loops(
-                prepared, Path(name) / which,
+            lambda which: apart(
+                _loops, prepared, which,
                 [surfaces_of(which == EXPLORE, number) for number in range(generations)], seeds, size,
             ),
             (EXPLORE, EXPLOIT),
@@ -111,29 +111,28 @@ def _copied(prepared: Path, folder: Path) -> Settings:
 
     The example's data stay where they were: feature definitions name them, and models are of these definitions.
     """
-    assert len(str(prepared)) == len(str(folder)), "registry, database and checkpoints hold paths of a length"
+    assert len(str(prepared)) == len(str(folder))
     named, name = re.compile(re.escape(os.fsencode(prepared)) + rb"(?!/state/data/)"), os.fsencode(folder)
 
     def copy(source: str, target: str) -> None:
         Path(target).write_bytes(named.sub(name, Path(source).read_bytes()))
         shutil.copystat(source, target)
 
-    shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(prepared, folder, symlinks=True, copy_function=copy)
     return settings_in(folder)
 
 
 def _loops(
-    prepared: Path, folder: Path, surfaces: Sequence[str], seeds: int, size: float
+    prepared: Path, which: str, surfaces: Sequence[str], seeds: int, size: float
 ) -> tuple[list[Loop], list[Mapping[str, Any]]]:
-    """A loop of each seed, from the same beginning, and what the audit says of it."""
-    say = partial(_say, folder.name)
+    """A loop of each seed, from the same beginning, and what the audit says of it; all in this process, which is warm."""
     loops: list[Loop] = []
     audits: list[Mapping[str, Any]] = []
     for seed in range(1, seeds + 1):
-        settings = _copied(prepared, folder)
-        say(f"seed {seed}")
-        played, audit = apart(play_and_audit, settings, world_config(seed, size), surfaces, DAYS, folder / "world", say)
+        folder = prepared.with_name(f"{which}{seed}")
+        settings, say = _copied(prepared, folder), partial(_say, folder.name)
+        say("begins")
+        played, audit = play_and_audit(settings, world_config(seed, size), surfaces, DAYS, folder / "world", say)
         loops.append(played)
         audits.append(audit)
     return loops, audits

@@ -158,10 +158,7 @@ def play_and_audit(
 
 
 def apart(work: Callable[..., T], *what: Any) -> T:
-    """Do it in a process of its own.
-
-    MLflow would go on reading the registry of the loop before it, and a notebook has an event loop running.
-    """
+    """Do it in a process of its own, which a notebook needs that has an event loop running, and two loops at once."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *what).result()
 

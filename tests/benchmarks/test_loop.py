@@ -237,9 +237,10 @@ def test_only_one_of_the_two_explores(tmp_path):
     assert ["new_items" in home.sources for home in homes] == [True, True, False, False]
 
 
-def test_a_loop_of_one_generation_is_refused():
-    with pytest.raises(ConfigError, match="3 seeds of 1 generations"):
-        measure(1.0, generations=1)
+@pytest.mark.parametrize(("seeds", "generations"), [(3, 1), (0, 5), (10, 5)])
+def test_a_loop_of_one_generation_and_too_many_seeds_are_refused(seeds, generations):
+    with pytest.raises(ConfigError, match=f"{seeds} seeds of {generations} generations"):
+        measure(1.0, seeds=seeds, generations=generations)
 
 
 @pytest.mark.skipif(not IS_FULL, reason="it makes a platform of its own, four minutes; HEADWATER_TEST_FULL=1 runs it")
