@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from headwater.archive_files import live_files
+from headwater.archive_files import date_at, live_files
 from headwater.errors import DataError
 from headwater.events import read_object
 from headwater.plan import FeaturePlan, View
@@ -43,7 +43,9 @@ _SQL = (
 )
 
 
-def read_impressions(spark: Any, settings: Settings, plan: FeaturePlan, cutoff_ms: int, final_ms: int) -> Any:
+def read_impressions(
+    spark: Any, settings: Settings, plan: FeaturePlan, cutoff_ms: int, final_ms: int, since_ms: int | None = None
+) -> Any:
     """DataFrame of the impressions that had arrived before ``cutoff_ms``, one row a record.
 
     Columns are the record's; ``items`` those shown, then the sampled others, each with the windowed views that had
@@ -53,9 +55,11 @@ def read_impressions(spark: Any, settings: Settings, plan: FeaturePlan, cutoff_m
     ----------
     final_ms
         Age at which all labels are final.
+    since_ms
+        Those that arrived on dates before it are not read.
     """
     folder = settings.impressions_dir
-    files = live_files(folder)
+    files = live_files(folder, None if since_ms is None else date_at(since_ms))
     if not files:
         raise DataError(
             f"{folder}: no archived impressions there. Serve with headwater up, which logs and archives what is shown."

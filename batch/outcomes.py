@@ -47,13 +47,17 @@ _SOURCE = Source(
 )  # fmt: skip
 
 
-def read_outcomes(spark: Any, settings: Settings, labelling: Labelling, cutoff_ms: int) -> tuple[int, Any]:
+def read_outcomes(
+    spark: Any, settings: Settings, labelling: Labelling, cutoff_ms: int, since_ms: int | None = None
+) -> tuple[int, Any]:
     """How many outcomes and retractions had arrived before ``cutoff_ms``, and a DataFrame of the distinct ones.
+
+    Those that happened before ``since_ms`` are left out.
 
     Columns: ``event_id, event_type, event_time, user_id, item_id, request_id, amount`` (millionths), ``named`` (the
     event that a retraction names).
     """
-    archive = Archive(spark, settings.events_dir, _SOURCE)
+    archive = Archive(spark, settings.events_dir, _SOURCE, since_ms=since_ms)
     kinds = _texts([*labelling.outcomes, *labelling.retractions])
     wanted = f"event_type IN ({kinds}) AND ingest_time < {cutoff_ms} AND event_time < {cutoff_ms}"
     named = " ".join(

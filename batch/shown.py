@@ -58,19 +58,29 @@ class Split:
     """``train`` before ``train_until_ms``, ``validation`` from ``gap`` after it; all is ``train`` where there is none.
 
     With a gap of the longest attribution window, the default, no training label tells of the validation period. Without
-    ``keeps_train`` what lies before is left out, as the gap is.
+    ``keeps_train`` what lies before is left out, as the gap is, and of dates before it nothing is read or counted.
     """
 
     train_until_ms: int | None = None
     gap: timedelta | None = None
     keeps_train: bool = True
 
+    def later_ms(self, labelling: Labelling) -> int | None:
+        """Where ``validation`` begins."""
+        if self.train_until_ms is None:
+            return None
+        gap = labelling.longest if self.gap is None else self.gap
+        return self.train_until_ms + gap // timedelta(milliseconds=1)
+
+    def since_ms(self, labelling: Labelling) -> int | None:
+        """Before which nothing is wanted: no impression, and no outcome, which is never before its impression."""
+        return None if self.keeps_train else self.later_ms(labelling)
+
     def sql(self, labelling: Labelling) -> str:
         """The split of a request at ``time``, null in the gap."""
-        if self.train_until_ms is None:
+        later = self.later_ms(labelling)
+        if later is None:
             return f"'{TRAIN}'"
-        gap = labelling.longest if self.gap is None else self.gap
-        later = self.train_until_ms + gap // timedelta(milliseconds=1)
         train = f"WHEN time < {self.train_until_ms} THEN '{TRAIN}'" if self.keeps_train else ""
         return f"CASE {train} WHEN time >= {later} THEN '{VALIDATION}' END"
 
@@ -115,9 +125,10 @@ def build_shown_rows(
     _check_names(plan, service, asked)
     names = plan.service(service).names
     with draft_beside(out) as draft:
-        found = read_impressions(spark, settings, plan, asked.cutoff_ms, asked.labelling.final_ms)
+        since_ms = asked.split.since_ms(asked.labelling)
+        found = read_impressions(spark, settings, plan, asked.cutoff_ms, asked.labelling.final_ms, since_ms)
         impressions = _stored(spark, found, draft / "impressions")
-        read, outcomes = read_outcomes(spark, settings, asked.labelling, asked.cutoff_ms)
+        read, outcomes = read_outcomes(spark, settings, asked.labelling, asked.cutoff_ms, since_ms)
         outcomes = _stored(spark, outcomes, draft / "distinct")
         retractions = _stored(spark, retracted(outcomes, asked.labelling), draft / "retractions")
         distinct = impressions.where(f"status IN {DISTINCT}")
@@ -233,5 +244,6 @@ def _describe(
 
 def _stored(spark: Any, rows: Any, folder: Path) -> Any:
     """Write a DataFrame, and return it as read back: computed once, and on disk rather than in memory."""
-    rows.write.parquet(str(folder))
+    plain = {"compression": "none", "parquet.enable.dictionary": "false"}  # it is read once or twice, and deleted
+    rows.write.options(**plain).parquet(str(folder))
     return spark.read.parquet(str(folder))

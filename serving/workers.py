@@ -35,7 +35,7 @@ PAUSE_S, MOST_PAUSE_S = 0.5, 30.0
 ANSWER_S = 2.0
 ENDING_S = 18.0
 """A worker may take so long to drain: calls under way, then impressions on their way."""
-_IMPORTED_ONCE = ["serving.server", "serving.build", "serving.impressions", "serving.spill"]
+_IMPORTED_ONCE = ["serving.server", "serving.build", "serving.impressions", "serving.spill", "lightgbm"]
 
 
 def serve(settings: Settings) -> None:

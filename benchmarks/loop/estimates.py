@@ -81,7 +81,11 @@ def foretell(settings: Settings, world: World, lists: pd.DataFrame, version: str
     if not pc.any(pc.equal(table["policy"], PLACKETT_LUCE)).as_py():
         return ()
     ranker = load_bundle(settings.bundles_dir / version).ranker
-    return [foretold(log_of(first_places(table, n), str(rows)), ranker, world, lists) for n in PLACES]
+    truths = true_clicks(log_of(table, str(rows)), ranker, world, lists, PLACES)
+    return [
+        foretold(log_of(first_places(table, n), str(rows)), ranker, truth)
+        for n, truth in zip(PLACES, truths, strict=True)
+    ]
 
 
 def first_places(table: pa.Table, n: int) -> pa.Table:
@@ -92,30 +96,38 @@ def first_places(table: pa.Table, n: int) -> pa.Table:
     return cut.drop_columns([SHOWN] if SHOWN in cut.column_names else []).append_column(SHOWN, pc.is_valid(position))
 
 
-def foretold(log: Log, ranker: Named, world: World, lists: pd.DataFrame) -> Foretold:
-    """Estimates of what a ranker's policy earns, and the truth, by the lists of a log."""
-    places, truth = int(log.place.max()) + 1, float(true_clicks(log, ranker, world, lists).mean())
+def foretold(log: Log, ranker: Named, clicks: Floats) -> Foretold:
+    """Estimates of what a ranker's policy earns by the lists of a log, and the truth, their clicks (n_lists,)."""
+    places, truth = int(log.place.max()) + 1, float(clicks.mean())
     try:
         return Foretold(places, log.n_lists, truth, estimate(by_ranker(log, ranker, TEMPERATURE)))
     except DataError as error:
         return Foretold(places, log.n_lists, truth, refused=str(error))
 
 
-def true_clicks(log: Log, ranker: Named, world: World, lists: pd.DataFrame, draws: int = DRAWS) -> Floats:
-    """Expected clicks of the lists that a ranker's policy draws in place of each logged one (n_lists,).
+def true_clicks(
+    log: Log, ranker: Named, world: World, lists: pd.DataFrame, first: Sequence[int], draws: int = DRAWS
+) -> Floats:
+    """Expected clicks of the lists that a ranker's policy draws in place of each logged one (len(first), n_lists).
 
     A sampled candidate stands for as many like it as its sampling probability says, in whole numbers.
+
+    Parameters
+    ----------
+    first
+        So many places from the top are counted: the first places of a list are drawn as a list of them would be.
     """
     items, weights, places = _candidates(log, ranker, world)
     asked = lists.set_index(REQUEST).loc[pd.Index(_requests(log))]
     users, day = world.users_of(asked["user_id"].to_numpy(object)), asked["day"].to_numpy()
     rng = np.random.default_rng(SEED)
-    found = np.empty(len(users))
+    found = np.empty((len(first), len(users)))
     for some in _chunks(day, max(1, CHUNK // draws)):
         each = np.repeat(some, draws)
         chosen = draw_lists(rng, items[each], weights[each], places[each])
-        clicks = world.value(users[each], chosen, int(day[some[0]])).clicks
-        found[some] = clicks.reshape(len(some), draws).mean(1)
+        for row, n in zip(found, first, strict=True):
+            clicks = world.value(users[each], chosen[:, :n], int(day[some[0]])).clicks
+            row[some] = clicks.reshape(len(some), draws).mean(1)
     return found
 
 

@@ -148,13 +148,9 @@ def play(
     return played
 
 
-def play_and_audit(
-    settings: Settings, config: WorldConfig, surfaces: Sequence[str], days: int, out: Path, say: Say
-) -> tuple[list[Generation], Mapping[str, Any]]:
-    """:func:`play`, and what an audit says of all that was served and archived; no part runs any more."""
-    played = play(settings, config, surfaces, days, out, say)
-    say("every vector that was served is computed again")
-    return played, audit(spark_session(settings), settings, load_plan(settings.repo)).as_dict()
+def audited(settings: Settings) -> Mapping[str, Any]:
+    """What an audit says of all that a loop has served and archived; no part needs to run."""
+    return audit(spark_session(settings), settings, load_plan(settings.repo)).as_dict()
 
 
 def apart(work: Callable[..., T], *what: Any) -> T:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -32,6 +33,12 @@ def build(spark: Any, plan: FeaturePlan, folder: Path, split: Split = Split()) -
     places = Settings(state_dir=folder)
     made = build_shown_rows(spark, places, plan, "all", Asked(LABELLING, CUT, split), folder / "rows")
     return made, ds.dataset(folder / "rows").to_table()
+
+
+def in_order(rows: pa.Table) -> list[dict[str, Any]]:
+    """NaN is written as text, for it equals nothing."""
+    held = rows.sort_by([(name, "ascending") for name in ("event_timestamp", "request_id", "item_id")])
+    return [{name: repr(value) for name, value in row.items()} for row in held.to_pylist()]
 
 
 @pytest.mark.integration
@@ -129,10 +136,38 @@ def test_splits_are_by_time_with_nothing_in_the_gap(spark: Any, plan: FeaturePla
     assert made.accounting["impressions"]["in_gap"] == 2
     _, rows = build(spark, plan, tmp_path, Split(AT, timedelta(0)))
     assert sorted(rows["split"].to_pylist()) == ["train", "validation", "validation", "validation"]
+    both = rows
     made, rows = build(spark, plan, tmp_path, Split(AT, timedelta(0), keeps_train=False))
+    assert in_order(rows) == in_order(both.filter(pc.equal(both["split"], "validation")))
     assert rows["split"].to_pylist() == ["validation"] * 3
     assert made.accounting is not None
-    assert made.accounting["impressions"]["in_gap"] == 1
+    assert made.accounting["impressions"]["in_gap"] == 0, "the day before is not read"
+
+
+@pytest.mark.integration
+def test_what_lies_before_a_set_for_judging_alone_changes_none_of_its_labels(
+    spark: Any, plan: FeaturePlan, tmp_path: Path
+) -> None:
+    """Lists of four days and outcomes of either side, some taken back: as the whole set has them, of fewer files."""
+    rng, held = np.random.default_rng(8), vectors(plan, "a", "b")
+    times = np.sort(rng.integers(AT - 2 * DAY_MS, AT + DAY_MS, 60)).tolist()
+    records = [
+        record(f"r{n}", t, str(rng.integers(3)), ["a", "b"], [], held, **logged(plan)) for n, t in enumerate(times)
+    ]
+    write_impressions(arrived(records), Settings(state_dir=tmp_path).impressions_dir)
+    kinds, happened = ["click", "bought", "bought", "return"], []
+    for n in range(200):
+        at, kind, shown = int(rng.choice(times) + rng.integers(2 * HOUR_MS)), str(rng.choice(kinds)), rng.random() < 0.3
+        told = {"request_id": f"r{rng.integers(60)}"} if shown and kind != "return" else {}
+        happened.append(outcome(n, kind, str(rng.integers(3)), str(rng.choice(["a", "b"])), at, value=1.0, **told))
+    write([*draw(20, late=False), *happened], Settings(state_dir=tmp_path).events_dir)
+    made, whole = build(spark, plan, tmp_path, Split(AT, timedelta(0)))
+    judged, rows = build(spark, plan, tmp_path, Split(AT, timedelta(0), keeps_train=False))
+    assert in_order(rows) == in_order(whole.filter(pc.equal(whole["split"], "validation")))
+    assert judged.positives
+    assert made.accounting is not None
+    assert judged.accounting is not None
+    assert judged.accounting["impressions"]["read"] < made.accounting["impressions"]["read"]
 
 
 @pytest.mark.integration

@@ -157,7 +157,7 @@ def tiny():
 def test_the_truth_is_the_sum_over_all_lists_that_the_policy_could_draw(tiny):
     """Of copies too, as many as a sampled candidate stands for, and of lists of another length."""
     log, lists = drawn_log(np.random.default_rng(1), tiny, 6)
-    found = true_clicks(log, Leaning(), tiny, lists, draws=20_000)
+    first, found = true_clicks(log, Leaning(), tiny, lists, (1, 3), draws=20_000)
     for at, (_, user, day) in enumerate(lists.itertuples(index=False)):
         rows = log.table.filter(pa.array(log.group == at)).to_pylist()
         scores = np.array([row["leaning"] for row in rows], np.float32)
@@ -171,16 +171,18 @@ def test_the_truth_is_the_sum_over_all_lists_that_the_policy_could_draw(tiny):
         worth = tiny.liked[day][int(user[1:])][item[orders]] @ tiny.examined[: orders.shape[1]]
         assert likely.sum() == pytest.approx(1)
         assert found[at] == pytest.approx(likely @ worth, abs=0.01)
+        top = tiny.liked[day][int(user[1:])][item] * tiny.examined[0]
+        assert first[at] == pytest.approx(held @ top / held.sum(), abs=0.01)
 
 
 def test_a_policy_near_the_logged_one_is_foretold_and_a_far_one_refused(tiny):
     world = replace(tiny, liked=np.stack([np.linspace(0.9, 0.1, 7)[(np.arange(7) + u) % 7] for u in (0, 1)])[None])
     world = replace(world, liked=np.repeat(world.liked, 2, 0))
-    near = foretold(*_foretelling(world, 0.15))
+    near = _foretold(*_foretelling(world, 0.15))
     assert {"snips_by_place", "dr"} <= near.estimates.keys()
     assert all(near.held.values()), near
     assert not near.refused
-    far = foretold(*_foretelling(world, 30.0, n=60))
+    far = _foretold(*_foretelling(world, 30.0, n=60))
     assert (far.estimates, far.held, far.lists) == ({}, {}, 60)
     assert "no estimate is made" in far.refused
 
@@ -193,12 +195,16 @@ def test_what_stood_below_the_first_places_is_a_candidate(tiny):
     weights = np.exp(one.table["leaning"].to_numpy() / TEMPERATURE)
     whole = np.bincount(one.group, weights)
     assert by_ranker(one, Leaning(), TEMPERATURE).target[:, 0] == pytest.approx((weights[:40] / whole)[one.group[:40]])
-    assert foretold(one, Leaning(), tiny, lists).places == 1
+    assert _foretold(one, tiny, lists).places == 1
 
 
 def _foretelling(world, behaviour, n=1_200):
     log, lists = drawn_log(np.random.default_rng(3), world, n, behaviour, every=1)
-    return log, Leaning(), world, lists
+    return log, world, lists
+
+
+def _foretold(log, world, lists):
+    return foretold(log, Leaning(), true_clicks(log, Leaning(), world, lists, [3])[0])
 
 
 def test_estimates_stand_beside_the_truth_and_are_counted(tmp_path):

@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from hashlib import sha256
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from support import bundles
 
 from headwater.errors import ModelError
-from models.bundle import FILES, META, load_bundle, write_bundle
+from models.bundle import FILES, ITEMS, ITEMS_BEFORE, META, load_bundle, write_bundle
 from models.calibration import Platt, fit
 from models.heads import Head
 
@@ -95,7 +97,7 @@ def test_a_bundle_from_before_there_were_objectives_has_one_head(path):
     assert [head.name for head in load_bundle(path).heads] == ["purchase"]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, ITEMS])
 def test_an_altered_file_is_refused_by_name(path, name):
     held = bytearray((path / name).read_bytes())
     held[len(held) // 2] ^= 1
@@ -104,7 +106,7 @@ def test_an_altered_file_is_refused_by_name(path, name):
         load_bundle(path)
 
 
-@pytest.mark.parametrize("name", [META, *FILES])
+@pytest.mark.parametrize("name", [META, *FILES, ITEMS])
 def test_a_missing_file_is_refused_by_name(path, name):
     (path / name).unlink()
     with pytest.raises(ModelError, match=f"bundle 7: {name} is missing"):
@@ -114,6 +116,22 @@ def test_a_missing_file_is_refused_by_name(path, name):
 def test_another_feature_schema_is_refused_by_name(path):
     with pytest.raises(ModelError, match=f"{bundles.SCHEMA_HASH} of service recommend, but 1234 is applied"):
         load_bundle(path, "1234")
+
+
+def test_a_bundle_of_format_1_has_its_items_in_parquet(path):
+    before = load_bundle(path).items
+    pq.write_table(bundles.parts().items, path / ITEMS_BEFORE)
+    (path / ITEMS).unlink()
+    files = json.loads((path / META).read_text())["files"]
+    del files[ITEMS]
+    files[ITEMS_BEFORE] = sha256((path / ITEMS_BEFORE).read_bytes()).hexdigest()
+    rewrite_meta(path, format_version=1, files=files)
+    items = load_bundle(path).items
+    assert [*items.ids] == [*before.ids]
+    assert items.attributes(np.arange(len(items))) == before.attributes(np.arange(len(items)))
+    (path / ITEMS_BEFORE).unlink()
+    with pytest.raises(ModelError, match=rf"{ITEMS_BEFORE} is missing"):
+        load_bundle(path)
 
 
 def test_an_unknown_format_is_refused(path):

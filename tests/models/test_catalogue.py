@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.online.names import Names
-from models.catalogue import Catalogue, Column, blobs, texts
+from models.catalogue import Catalogue, Column, blobs, map_items, texts, write_items
 
 words = st.sampled_from(["", "milk", "Milk", "ünïcode", "a\0b", "\0", "x" * 300]) | st.text(
     st.characters(exclude_categories=["Cs"]), max_size=4
@@ -43,6 +43,18 @@ def test_rows_that_have_one_of_some_values_are_found_as_by_comparing(given, want
 def test_groups_are_the_values_in_order_and_empty_is_none(given):
     told = sorted(set(given) - {""})
     assert Column.of(given).groups().tolist() == [told.index(text) if text else -1 for text in given]
+
+
+@given(st.lists(st.tuples(words, st.none() | words), max_size=30, unique_by=lambda row: row[0]))
+def test_what_is_mapped_is_what_was_written(tmp_path_factory, rows):
+    """Nulls are empty; a table in pieces is written whole."""
+    path = tmp_path_factory.mktemp("items") / "items.arrow"
+    ids, names = ([row[at] for row in rows] for at in (0, 1))
+    table = pa.table({"item_id": pa.array(ids, pa.string()), "name": pa.array(names, pa.string())})
+    write_items(pa.concat_tables([table.slice(0, 3), table.slice(3)]), path)
+    mapped = map_items(path)
+    assert [*Names.of(blobs(mapped["item_id"]))] == ids
+    assert Column.of(mapped["name"]).tolist() == [name or "" for name in names]
 
 
 @given(st.lists(words, max_size=10), st.lists(words, max_size=10))
