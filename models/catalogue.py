@@ -127,9 +127,9 @@ def write_items(table: pa.Table, path: Path) -> None:
     """Write ``item_id`` and text columns as :func:`map_items` has them: each distinct text of an attribute once."""
     columns = {name: _whole(table[name]) for name in table.column_names}
     encoded = {name: held if name == ITEM_ID else held.dictionary_encode() for name, held in columns.items()}
-    whole = pa.table(encoded)
+    whole = pa.record_batch(encoded)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, whole.schema) as writer:
-        writer.write_table(whole)
+        writer.write_batch(whole)  # one piece, also where there is no row
 
 
 def map_items(path: Path) -> pa.Table:
