@@ -189,7 +189,7 @@ def load_bundle(
     meta = check_bundle(path, expected_schema_hash, applied)
     mapped = np.load(path / "item_embeddings.npy", mmap_mode="r", allow_pickle=False)
     vectors = np.asarray(mapped)  # as an array like others: rows of numpy's own kind for files take twice as long
-    table = read_items(path)
+    table = read_items(path, meta)
     columns = {name: Column.of(table[name]) for name in table.column_names if name != ITEM_ID}
     items = Catalogue(Names.of(blobs(table[ITEM_ID])), vectors, columns)
     popularity = np.load(path / "popularity.npy", allow_pickle=False)
@@ -231,7 +231,7 @@ def check_bundle(path: Path, expected_schema_hash: str | None = None, applied: M
             f"but {expected_schema_hash} is applied{_differing(meta, applied)}. Train anew, or apply the definitions "
             "it was trained on."
         )
-    for name in dict.fromkeys([*FILES, ITEMS_BEFORE if ITEMS_BEFORE in meta.files else ITEMS, *meta.files]):
+    for name in dict.fromkeys([*FILES, _items_file(meta), *meta.files]):
         if not (path / name).is_file():
             raise ModelError(f"bundle {meta.version}: {name} is missing. {CHOOSE}")
         if meta.files.get(name) != _sha256(path / name):
@@ -251,11 +251,16 @@ def _differing(meta: Meta, applied: Mapping[str, str] | None) -> str:
     return f": {'; '.join(told)}" if told else ""
 
 
-def read_items(path: Path) -> pa.Table:
-    """``item_id`` and attributes of a bundle's items, mapped."""
-    if (path / ITEMS).is_file():
-        return map_items(path / ITEMS)
-    return pq.read_table(path / ITEMS_BEFORE, use_threads=False)  # beside requests, as this thread
+def read_items(path: Path, meta: Meta | None = None) -> pa.Table:
+    """``item_id`` and attributes of a bundle's items, mapped; from the file that its description names."""
+    name = _items_file(meta or _meta(path))
+    if name == ITEMS:
+        return map_items(path / name)
+    return pq.read_table(path / name, use_threads=False)  # beside requests, as this thread
+
+
+def _items_file(meta: Meta) -> str:
+    return ITEMS_BEFORE if ITEMS_BEFORE in meta.files else ITEMS
 
 
 def _meta(path: Path) -> Meta:

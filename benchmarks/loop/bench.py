@@ -140,7 +140,7 @@ def _loops(
 
 
 def surfaces_of(explores: bool, number: int) -> str:
-    """The shipped surfaces, or the same with a home page that explores as generation ``number``, from 0, does."""
+    """The shipped surfaces with the loop's deadline, and where it explores, the home page of a generation, from 0."""
     shipped = (files("serving") / "surfaces.toml").read_text()
     assert HOME in shipped
     home = EXPLORING.format(share=SHARE / 2**number, epsilon=EPSILON / 2**number) if explores else HOME

@@ -148,11 +148,12 @@ class Mirror:
         Those numbered on behind the mirror's are asked of a reader, each as of when that is.
         """
         later = places >= self._n
+        found = self._rows.read(places[~later], FRESH_MS)
+        if found is None:
+            return {}
         if not later.any():
-            found = self._rows.read(places, FRESH_MS)
-            return {} if found is None else self.layout.unpack(*found, Keys([ids]))
-        found = None if reader is None else self._rows.read(places[~later], FRESH_MS)
-        if found is None or reader is None:
+            return self.layout.unpack(*found, Keys([ids]))
+        if reader is None:
             return {}
         asked = Keys([list(compress(ids, later.tolist()))])
         reads = reader.read_views({view.name: asked for view in self.layout.views}, features=self.layout.features)

@@ -120,15 +120,16 @@ def test_another_feature_schema_is_refused_by_name(path):
 
 def test_a_bundle_of_format_1_has_its_items_in_parquet(path):
     before = load_bundle(path).items
+    ids, told = [*before.ids], before.attributes(np.arange(len(before)))  # the file under them is written over
     pq.write_table(bundles.parts().items, path / ITEMS_BEFORE)
-    (path / ITEMS).unlink()
+    (path / ITEMS).write_text("what no description names is not read")
     files = json.loads((path / META).read_text())["files"]
     del files[ITEMS]
     files[ITEMS_BEFORE] = sha256((path / ITEMS_BEFORE).read_bytes()).hexdigest()
     rewrite_meta(path, format_version=1, files=files)
     items = load_bundle(path).items
-    assert [*items.ids] == [*before.ids]
-    assert items.attributes(np.arange(len(items))) == before.attributes(np.arange(len(items)))
+    assert [*items.ids] == ids
+    assert items.attributes(np.arange(len(items))) == told
     (path / ITEMS_BEFORE).unlink()
     with pytest.raises(ModelError, match=rf"{ITEMS_BEFORE} is missing"):
         load_bundle(path)
