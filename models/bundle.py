@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import file_digest
@@ -166,7 +166,7 @@ def write_bundle(directory: Path, trained: Trained, parts: Parts) -> Meta:
         _write_files(draft, parts)
         others = [file for head in parts.others for file in _files_of(head.name)]
         names = [*FILES, ITEMS, *bm25.FILES, *others, *parts.tables.save(draft)]
-        files = {name: _sha256(draft / name) for name in names}
+        files = {name: sha256_of(draft / name) for name in names}
         meta = Meta(**trained.model_dump(), version=directory.name, files=files)
         (draft / META).write_text(meta.model_dump_json(indent=2) + "\n")
         load_bundle(draft)
@@ -177,8 +177,9 @@ def write_bundle(directory: Path, trained: Trained, parts: Parts) -> Meta:
 
 
 def load_bundle(
-    path: Path, expected_schema_hash: str | None = None, applied: Mapping[str, str] | None = None
-) -> Bundle:
+    path: Path, expected_schema_hash: str | None = None, applied: Mapping[str, str] | None = None,
+    digest_of: Callable[[Path], str] | None = None,
+) -> Bundle:  # fmt: skip
     """Load a bundle after ``check_bundle``; imports no trainer.
 
     Raises
@@ -186,7 +187,7 @@ def load_bundle(
     ModelError
         As ``check_bundle``, or the parts do not fit each other.
     """
-    meta = check_bundle(path, expected_schema_hash, applied)
+    meta = check_bundle(path, expected_schema_hash, applied, digest_of)
     mapped = np.load(path / "item_embeddings.npy", mmap_mode="r", allow_pickle=False)
     vectors = np.asarray(mapped)  # as an array like others: rows of numpy's own kind for files take twice as long
     table = read_items(path, meta)
@@ -211,20 +212,25 @@ def load_bundle(
     return bundle
 
 
-def check_bundle(path: Path, expected_schema_hash: str | None = None, applied: Mapping[str, str] | None = None) -> Meta:
+def check_bundle(
+    path: Path, expected_schema_hash: str | None = None, applied: Mapping[str, str] | None = None,
+    digest_of: Callable[[Path], str] | None = None,
+) -> Meta:  # fmt: skip
     """Read ``bundle.json`` and hold every file to its hash.
 
     Parameters
     ----------
     applied
         Hashes of the applied service's features, by which a refusal names those that differ.
+    digest_of
+        Tells a file's hash; by default it is computed.
 
     Raises
     ------
     ModelError
         The bundle is incomplete, altered, of an unknown format, or was trained on other features than are applied.
     """
-    meta = _meta(path)
+    meta, digest_of = _meta(path), digest_of or sha256_of
     if expected_schema_hash is not None and meta.feature_schema_hash != expected_schema_hash:
         raise ModelError(
             f"bundle {meta.version}: trained on feature schema {meta.feature_schema_hash} of service {meta.service}, "
@@ -234,7 +240,7 @@ def check_bundle(path: Path, expected_schema_hash: str | None = None, applied: M
     for name in dict.fromkeys([*FILES, _items_file(meta), *meta.files]):
         if not (path / name).is_file():
             raise ModelError(f"bundle {meta.version}: {name} is missing. {CHOOSE}")
-        if meta.files.get(name) != _sha256(path / name):
+        if meta.files.get(name) != digest_of(path / name):
             raise ModelError(f"bundle {meta.version}: {name} was altered, its sha256 is another. {CHOOSE}")
     return meta
 
@@ -347,6 +353,7 @@ def _arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
         return dict(held)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()

@@ -29,6 +29,7 @@ from serving.arrivals import Arrivals
 from serving.asking import sought
 from serving.availability import StoredAvailability, Withdrawn
 from serving.bundled import sources_of, tell_idle
+from serving.digests import SharedDigests
 from serving.funnel import Funnel
 from serving.guard import Guard
 from serving.hydration import Hydration, mirrored
@@ -125,7 +126,8 @@ class Builder:
         schema = plan.schema_hash(service)
         held = self.trained.get((folder, schema))
         if held is None:
-            held = patiently(partial(bundles.load_bundle, folder, schema, plan.feature_hashes(service)))
+            digest_of = SharedDigests(self.run_dir) if self.run_dir else None
+            held = patiently(partial(bundles.load_bundle, folder, schema, plan.feature_hashes(service), digest_of))
             self.trained[folder, schema] = held
         return held
 
