@@ -23,6 +23,7 @@ user_item_purchases_90d = 1
 
 [trees]
 least_in_leaf = 200                    # rows; more where few of them say yes
+refit = true                           # as many trees once more, of all requests, once the later ones told how many
 
 [position]
 correction = "weights"                 # or "feature", or "none"
@@ -92,6 +93,7 @@ class Trees(_Strict):
 
     leaves: int | None = Field(default=None, ge=2)
     least_in_leaf: int | None = Field(default=None, ge=1)
+    refit: bool = False
 
 
 class Objectives(_Strict):

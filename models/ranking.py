@@ -6,7 +6,7 @@ Burges, "From RankNet to LambdaRank to LambdaMART: an overview", Microsoft Resea
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -47,6 +47,7 @@ class RankerConfig:
     row_share: float = 0.8
     later_share: float = 0.25
     gap: timedelta = timedelta(days=2)
+    refit: bool = False
     threads: int = 1  # beside other work a second one waits more than it helps
     seed: int = 5
     declared: Objectives = DEFAULT_OBJECTIVES
@@ -121,6 +122,9 @@ def fit_ranker(
 ) -> Fitted:
     """Train each head on the earlier requests, stop it by and calibrate it on the later ones.
 
+    With ``refit`` as many trees are then grown of all requests, which is what serves: the newest quarter tells most of
+    what is wanted now. Metrics and calibration stay those of the trees that had not seen the later requests.
+
     Raises
     ------
     ConfigError
@@ -143,6 +147,9 @@ def fit_ranker(
             progress(before + state.iteration + 1, len(named) * config.rounds)
 
         head, found = _fit_head(name, objective, learn, judge, feature_names, config, look)
+        if config.refit:
+            whole = _told(rows, name, declared, earlier)
+            head = replace(head, ranker=_again(head.ranker, whole, feature_names, config, objective))
         heads.append(head)
         metrics |= found if name == declared.main else {f"{name}.{metric}": value for metric, value in found.items()}
     return Fitted(tuple(heads), metrics, mean_contributions(heads[0].ranker, later.features))
@@ -163,6 +170,12 @@ def _fit_head(
         method = calibration.better(scores, yes, later.weight, odd)
     calibrator = calibration.fitted(method, scores, yes, later.weight)
     return Head(name, ranker, calibrator), metrics | _probabilities(later, scores, method, declared.bins)
+
+
+def _again(ranker: Ranker, rows: Rows, feature_names: Sequence[str], config: RankerConfig, how: Objective) -> Ranker:
+    """As many trees, of these rows."""
+    rounds = ranker.booster.num_trees()
+    return grow(rows, None, feature_names, replace(config, rounds=rounds), objective=how) if rounds else ranker
 
 
 def grow(

@@ -75,6 +75,21 @@ def test_a_head_of_probabilities_is_stopped_by_their_log_loss(rows):
     assert grow(earlier, later, NAMES, config, objective=yes).booster.num_trees() == best < config.rounds
 
 
+@pytest.mark.parametrize("learn", ["lambdarank", "binary"])
+def test_refitted_trees_are_as_many_of_all_requests_and_judged_before(rows, learn):
+    declared = DEFAULT_OBJECTIVES.model_copy(
+        update={"objectives": {"purchase": Objective(column="label", learn=learn)}}
+    )
+    config = replace(CONFIG, declared=declared)
+    before, after = fit_ranker(rows, NAMES, config), fit_ranker(rows, NAMES, replace(config, refit=True))
+    trees = before.ranker.booster.num_trees()
+    of_all = grow(rows, None, NAMES, replace(config, rounds=trees), objective=declared.objectives["purchase"])
+    assert after.ranker.to_text() == of_all.to_text() != before.ranker.to_text()
+    assert after.metrics == before.metrics
+    scores = before.ranker.score(rows.features[:100])
+    assert (after.calibrator(scores) == before.calibrator(scores)).all()
+
+
 def test_rows_are_judged_one_by_one_too(rows, fitted):
     _, later = split(rows, CONFIG)
     scores, even = fitted.ranker.score(later.features), later.group % 2 == 0
