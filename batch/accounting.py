@@ -104,7 +104,7 @@ def account(impressions: Any, split: str, written: ds.Dataset, outcomes: Outcome
     """
     by_status = counts(impressions, "status")
     status = {name: by_status.get(name, 0) for name in STATUSES}
-    used = impressions.where(f"status = '{USED}'").selectExpr(f"{split} AS split", "size(items) AS items")
+    used = impressions.where(f"status = '{USED}'").selectExpr(f"{split} AS split", "size(items.item_id) AS items")
     by_split = {row["split"]: (row["count"], row["items"]) for row in used.groupBy("split").agg(*_sums()).collect()}
     in_gap, _ = by_split.pop(None, (0, 0))
     columns = ["request_id", "shown", "split", "features_from", *labelling.objectives]

@@ -29,14 +29,14 @@ _REQUEST = pa.schema([
     ("context", pa.map_(pa.string(), pa.string())), ("bundle_version", pa.string()), ("variant", pa.string()),
     ("policy", pa.string()),
     ("propensity", pa.float64()), ("feature_schema", pa.string()), ("feature_names", pa.list_(pa.string())),
-    ("items", pa.list_(_ITEM)),
+    ("whole", pa.bool_()), ("items", pa.list_(_ITEM)),
 ])  # fmt: skip
 _PLACE = ("ingest_time", "partition", "offset")
 _TEXTS = ("surface", "bundle_version", "variant", "policy", "feature_schema")
 _SQL = (
     "request_id string, time bigint, user_id string, surface string, context map<string,string>, bundle_version string,"
     " variant string, policy string, propensity double, feature_schema string, feature_names array<string>,"
-    " items array<struct<"
+    " whole boolean, items array<struct<"
     "item_id: string, shown: boolean, position: int, position_propensity: double, sampling_probability: double,"
     " score: double, sources: array<string>, features: array<float>, newer: array<string>>>,"
     " ingest_time bigint, partition int, offset bigint"
@@ -49,7 +49,8 @@ def read_impressions(
     """DataFrame of the impressions that had arrived before ``cutoff_ms``, one row a record.
 
     Columns are the record's; ``items`` those shown, then the sampled others, each with the windowed views that had
-    folded an event at or after the instant they were read at (``newer``); ``status`` says what becomes of the record.
+    folded an event at or after the instant they were read at (``newer``); ``whole``, whether each has a value of every
+    feature named; ``status`` says what becomes of the record.
 
     Parameters
     ----------
@@ -85,6 +86,7 @@ def parse_record(value: str, windowed: Collection[str]) -> dict[str, Any] | None
         row["context"] = [(str(key), str(held)) for key, held in (record.get("context") or {}).items()]
         row["feature_names"] = [str(name) for name in record.get("feature_names") or ()]
         row["items"] = _items(record, windowed)
+        row["whole"] = all(len(item["features"] or ()) == len(row["feature_names"]) for item in row["items"])
     except (DataError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return None
     return row

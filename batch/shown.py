@@ -44,8 +44,8 @@ _BEFORE = (
 )  # fmt: skip
 _AFTER = ("score", "sources", "surface", "bundle_version", "variant", "policy", "split", "features_from")
 _INSIDE = (
-    "time", "context", "features", "newer", "feature_schema", "feature_names", "items", "status", "ingest_time",
-    "partition", "offset",
+    "time", "context", "features", "newer", "feature_schema", "feature_names", "whole", "items", "status",
+    "ingest_time", "partition", "offset",
 )  # fmt: skip
 FEW = 500
 """Rows to recompute, which are folded one by one, each from what was there before it: nothing later can be in them, and
@@ -135,15 +135,25 @@ def build_shown_rows(
         placed = attributed(outcomes, retractions, distinct, asked.labelling, asked.cutoff_ms)
         placed = _stored(spark, placed, draft / "outcomes")
         counted = count_outcomes(read, outcomes, retractions, placed, asked.labelling)
-        labelled = _stored(spark, _labelled(impressions, labels_of(placed, asked.labelling), asked), draft / "labelled")
+        labels = _stored(spark, labels_of(placed, asked.labelling), draft / "labelled")
 
-        logged = labelled.where(_is_logged(plan, service))
-        questions = _questions(spark, plan, service, labelled.where(f"NOT {_is_logged(plan, service)}"), asked, draft)
+        used = impressions.where(f"status = '{USED}'").selectExpr("*", f"{asked.split_sql} AS split")
+        used = used.where("split IS NOT NULL")
+        items = used.selectExpr("*", "inline(items)").drop("items")
+        if used.where(f"NOT ({_is_of(plan, service)} AND whole)").isEmpty():
+            logged, questions = items, None
+            newer = used.selectExpr("flatten(items.newer) AS newer")  # of which no vector is read
+        else:
+            logged = newer = items.where(_is_logged(plan, service))
+            rest = _labelled(items.where(f"NOT {_is_logged(plan, service)}"), labels, asked)
+            questions = _questions(spark, plan, service, rest, asked, draft)
         kept = [*asked.columns, *(f"`{name}`" for name in names), LABEL_ROW]
         vectors = [f"features[{at}] AS `{name}`" for at, name in enumerate(names)]
-        rows = logged.selectExpr(
-            "*", "'logged' AS features_from", f"CAST(NULL AS BIGINT) AS {LABEL_ROW}", *vectors
-        ).selectExpr(*kept)
+        rows = (
+            _labelled(logged, labels, asked)
+            .selectExpr("*", "'logged' AS features_from", f"CAST(NULL AS BIGINT) AS {LABEL_ROW}", *vectors)
+            .selectExpr(*kept)
+        )
         few = questions is not None and questions.rows <= FEW
         if questions is not None:
             compute = cut_rows if few else service_rows
@@ -155,7 +165,7 @@ def build_shown_rows(
         accounting = account(impressions, asked.split_sql, written, counted, asked.labelling)
         made = _describe(settings, plan, service, asked, out, written, accounting)
         leaks = find_telling(written, names, [*asked.labelling.objectives], check.limits)
-        leaks += find_newer(logged, plan, service)
+        leaks += find_newer(newer, plan, service)
         if questions is not None and not few:
             leaks += find_changed(spark, settings, plan, service, questions, written, check.limits)
         return finish(draft / "rows", out, made, leaks, check)
@@ -173,10 +183,8 @@ def _check_names(plan: FeaturePlan, service: str, asked: Asked) -> None:
         )
 
 
-def _labelled(impressions: Any, labels: Any, asked: Asked) -> Any:
-    """DataFrame of one row an item of each used impression outside the gap: its columns, and the vector as logged."""
-    used = impressions.where(f"status = '{USED}'").selectExpr("*", f"{asked.split_sql} AS split")
-    items = used.where("split IS NOT NULL").selectExpr("*", "inline(items)").drop("items")
+def _labelled(items: Any, labels: Any, asked: Asked) -> Any:
+    """DataFrame of one row an item: its own columns and its list's, its label, and the vector as logged."""
     joined = items.join(labels, ["request_id", "item_id"], "left")
     objectives = asked.labelling.objectives
     # A candidate that was not shown has no label: 0, and `shown` says that it means nothing.
@@ -190,13 +198,15 @@ def _labelled(impressions: Any, labels: Any, asked: Asked) -> Any:
     return joined.selectExpr(*others, "timestamp_millis(time) AS event_timestamp", weight, main, *folded)
 
 
-def _is_logged(plan: FeaturePlan, service: str) -> str:
-    """Whether a row's vector was logged and means what the service means today, as SQL that is true or false."""
+def _is_of(plan: FeaturePlan, service: str) -> str:
+    """Whether vectors were logged that mean what the service means today, as SQL that is true or false."""
     names = ", ".join(f"'{name}'" for name in plan.service(service).names)
-    return (
-        f"(COALESCE(feature_schema = '{plan.schema_hash(service)}' AND feature_names = array({names}) "
-        "AND size(features) = size(feature_names), false))"
-    )
+    return f"COALESCE(feature_schema = '{plan.schema_hash(service)}' AND feature_names = array({names}), false)"
+
+
+def _is_logged(plan: FeaturePlan, service: str) -> str:
+    """Whether a row's own vector is such a one and there."""
+    return f"({_is_of(plan, service)} AND COALESCE(size(features) = size(feature_names), false))"
 
 
 def _questions(spark: Any, plan: FeaturePlan, service: str, rows: Any, asked: Asked, draft: Path) -> Labels | None:
