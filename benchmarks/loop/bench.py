@@ -34,7 +34,7 @@ from models.evaluation.metrics import Floats, Interval, paired_bootstrap
 from simulation.config import WorldConfig, load_world_config
 
 GENERATIONS, DAYS, SEEDS = 5, 4, 3
-SESSIONS_A_DAY = 0.6
+SESSIONS_A_DAY = 0.55
 PREPARED, EXPLORE, EXPLOIT, MOST_SEEDS = "prepared", "explore", "exploit", 9
 """Folders of what is prepared and, with the seed behind, of its copies: names as long, as databases hold paths."""
 MOST_COST = 0.05
@@ -45,8 +45,8 @@ EXPLORING = (
     "explore = {{ share = {share}, temperature = 0.1, epsilon = {epsilon}, slot = 8, "
     'among = ["new_items"] }}'
 )
-SHARE, EPSILON = 0.25, 0.3
-"""Of the first generation; each explores half as much as the one before, as there is more and more to learn from."""
+SHARE, EPSILON, KEPT = 0.25, 0.3, 0.6
+"""Of the first generation; each keeps so much of the one before's, as there is more and more to learn from."""
 DEADLINE_MS = 2_000
 """Of a list, on cores that two platforms and their retrainings share: what is learned from is no list that was late."""
 RULES = {"popular": "what everyone buys", "own": "what the shopper bought most"}
@@ -92,7 +92,7 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
     with tempfile.TemporaryDirectory(prefix="headwater-loop-") as name, ThreadPoolExecutor(2) as pool:
         prepared = Path(name) / PREPARED
         prepared.mkdir()
-        prepare(settings_in(prepared), partial(_say, "both"))
+        prepare(_settings(prepared), partial(_say, "both"))
         (on, ours), (off, theirs) = pool.map(
             lambda which: apart(
                 _loops, prepared, which,
@@ -104,6 +104,11 @@ def measure(size: float, *, seeds: int = SEEDS, generations: int = GENERATIONS, 
     if page:
         write_page(Path(page), on, off, measures)
     return measures
+
+
+def _settings(folder: Path) -> Settings:
+    """Of a platform that shares two cores with another: more partitions would only be more tasks, and more threads."""
+    return settings_in(folder, partitions=1)
 
 
 def _copied(prepared: Path, folder: Path) -> Settings:
@@ -119,7 +124,7 @@ def _copied(prepared: Path, folder: Path) -> Settings:
         shutil.copystat(source, target)
 
     shutil.copytree(prepared, folder, symlinks=True, copy_function=copy)
-    return settings_in(folder)
+    return _settings(folder)
 
 
 def _loops(
@@ -143,7 +148,7 @@ def surfaces_of(explores: bool, number: int) -> str:
     """The shipped surfaces with the loop's deadline, and where it explores, the home page of a generation, from 0."""
     shipped = (files("serving") / "surfaces.toml").read_text()
     assert HOME in shipped
-    home = EXPLORING.format(share=SHARE / 2**number, epsilon=EPSILON / 2**number) if explores else HOME
+    home = EXPLORING.format(share=SHARE * KEPT**number, epsilon=EPSILON * KEPT**number) if explores else HOME
     return shipped.replace(HOME, f"deadline_ms = {DEADLINE_MS}\n{home}")
 
 
