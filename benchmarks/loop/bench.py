@@ -175,7 +175,7 @@ def found(on: Sequence[Loop], off: Sequence[Loop]) -> list[Measure]:
 
 
 def _held(foretold: Sequence[Foretold]) -> Measure:
-    """Share of the estimates of bundles' policies whose interval holds the truth."""
+    """Share of the estimates of policies like new bundles' whose interval holds the truth."""
     made, held, refused = Counter[str](), Counter[str](), Counter[int]()
     for one in foretold:
         made.update(one.estimates.keys())
@@ -186,7 +186,7 @@ def _held(foretold: Sequence[Foretold]) -> Measure:
     asked = Counter(one.places for one in foretold)
     told += [f"first {places}: {refused[places]} of {count} refused" for places, count in sorted(asked.items())]
     return Measure(
-        "estimates of a bundle's clicks whose interval holds the truth", round(share, 3), "of them",
+        "estimates of a new bundle's clicks whose interval holds the truth", round(share, 3), "of them",
         "estimates", made.total(), None, None, None, note=", ".join([*told, "simulated"]),
     )  # fmt: skip
 

@@ -5,12 +5,15 @@
     training/rows ──► log, of the first places or all ──by_ranker──► estimates with intervals, or a refusal
                        └──► the same policy draws from the same candidates ──► World.value ──► truth
 
+A policy that learned from the lists that judge it made much of their chance. So each half of them is put in order by
+trees of the other half, as many as the bundle's: estimates and truth are of a bundle that learned from half of them.
+
 All lists are the log, not only those that were drawn whole: the probabilities that serving logs are those of the
 surface, which draws some lists and orders the others.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +29,13 @@ from models.draws import PLACKETT_LUCE, draw_weights
 from models.evaluation.counterfactual import Estimate, estimate
 from models.evaluation.metrics import PAD
 from models.evaluation.policies import SAMPLED, Log, Named, by_ranker, log_of
+from models.objectives import load_objectives
 from models.paths import paths_of
+from models.propensity import settled
+from models.ranking import grow, read_rows
 from models.requests import REQUEST
 from models.rows import POSITION, SHOWN
+from models.training import Service, ranker_config
 from simulation.fitted import Floats, Ints
 from simulation.world import World
 
@@ -37,6 +44,7 @@ TEMPERATURE = 0.1
 DRAWS, CHUNK = 50, 2_000
 """Lists drawn for each logged one, and how many are drawn at once."""
 SEED = 20171127
+APART = "learned_apart"
 PLACES = (1, 3, 10)
 """So many places from the top are judged. What is left to draw from is guessed from ten logged candidates of hundreds,
 and what that is wrong by is multiplied from place to place: whole lists are mostly refused."""
@@ -69,7 +77,7 @@ class Foretold:
 
 
 def foretell(settings: Settings, world: World, lists: pd.DataFrame, version: str) -> Sequence[Foretold]:
-    """Ask the lists that were learned from what a bundle's policy would earn; nothing where none was drawn.
+    """Ask the lists that were learned from what such a bundle's policy would earn; nothing where none was drawn.
 
     Parameters
     ----------
@@ -80,12 +88,41 @@ def foretell(settings: Settings, world: World, lists: pd.DataFrame, version: str
     table = ds.dataset(rows, format="parquet").to_table(filter=pc.field(REQUEST).isin(seen))
     if not pc.any(pc.equal(table["policy"], PLACKETT_LUCE)).as_py():
         return ()
-    ranker = load_bundle(settings.bundles_dir / version).ranker
+    bundle = load_bundle(settings.bundles_dir / version)
+    service = Service(bundle.meta.service, bundle.meta.feature_names, bundle.meta.feature_schema_hash)
+    table, ranker = learned_apart(settings, table, service, bundle.ranker.booster.num_trees())
     truths = true_clicks(log_of(table, str(rows)), ranker, world, lists, PLACES)
     return [
         foretold(log_of(first_places(table, n), str(rows)), ranker, truth)
         for n, truth in zip(PLACES, truths, strict=True)
     ]
+
+
+def learned_apart(settings: Settings, table: pa.Table, service: Service, trees: int) -> tuple[pa.Table, Named]:
+    """The table with a score of each row by trees that grew on the other half of its requests, and what reads it."""
+    paths, names = paths_of(settings), service.feature_names
+    config = ranker_config(paths, service, load_objectives(settings.repo))
+    config = replace(config, declared=settled(config.declared, paths.rows), rounds=trees)
+    requests = pc.unique(table[REQUEST])
+    half = pc.index_in(table[REQUEST], requests).to_numpy() % 2
+    features = np.column_stack([table[name].to_numpy() for name in names]).astype(np.float32)
+    scores = np.empty(len(table), np.float32)
+    for judged in (0, 1):
+        others = pc.field(REQUEST).isin(requests.take(pa.array(range(1 - judged, len(requests), 2))))
+        ranker = grow(read_rows(paths.rows, names, config.declared, others), None, names, config)
+        scores[half == judged] = ranker.score(features[half == judged])
+    return table.append_column(APART, pa.array(scores)), Apart((*names, APART))
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Ranker that reads its scores from the last of its features."""
+
+    feature_names: tuple[str, ...]
+
+    def score(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(n,) of (n, n_features)."""
+        return features[:, -1]
 
 
 def first_places(table: pa.Table, n: int) -> pa.Table:

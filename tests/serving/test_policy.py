@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -74,6 +75,20 @@ def test_a_bundle_is_a_policy_by_its_alias(tmp_path: Path, champion: None) -> No
     assert {*told["estimates"]} == {"ips", "snips", "ips_by_place", "snips_by_place", "dr"}
     assert told["estimates"]["ips"] == told["logged"]
     assert told["estimates"]["dr"]["low"] < told["logged"]["value"] < told["estimates"]["dr"]["high"]
+
+
+@pytest.mark.parametrize(("learned", "counted"), [(None, 0), (-1, 0), (0, 1), (29, 30), (1_000, 400)])
+def test_lists_that_a_bundle_learned_from_are_counted(
+    tmp_path: Path, settings: Settings, champion: None, learned: int | None, counted: int
+) -> None:
+    log, table = tmp_path / "log.parquet", rows(400)
+    at_ms = [int(request[1:]) for request in table["request_id"].to_pylist()]
+    pq.write_table(table.append_column("event_timestamp", pa.array(at_ms, pa.timestamp("ms", tz="UTC"))), log)
+    bundles.write(settings.bundles_dir / "v8", learned_until_ms=learned)
+    asked = ["--policy", "v8", "--log", str(log), "--temperature", "1e9", "--json"]
+    done = CliRunner().invoke(build("evaluate"), ["evaluate", *asked])
+    assert done.exit_code == 0, done.output or done.exception
+    assert json.loads(done.stdout)["learned_from"] == counted
 
 
 def test_a_policy_without_a_log_and_one_that_is_not_there_are_refused(tmp_path: Path) -> None:
