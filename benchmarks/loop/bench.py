@@ -45,8 +45,9 @@ EXPLORING = (
     "explore = {{ share = {share}, temperature = 0.1, epsilon = {epsilon}, slot = 8, "
     'among = ["new_items"] }}'
 )
-SHARE, EPSILON, KEPT = 0.25, 0.3, 0.6
-"""Of the first generation; each keeps so much of the one before's, as there is more and more to learn from."""
+SHARE, EPSILON, KEPT, LEAST = 0.25, 0.3, 0.6, 0.36
+"""Of the first generation; each keeps so much of the one before's, as there is more and more to learn from. The last
+have the least of the first's: a model that is left alone with what it knows narrows again."""
 DEADLINE_MS = 2_000
 """Of a list, on cores that two platforms and their retrainings share: what is learned from is no list that was late."""
 RULES = {"popular": "what everyone buys", "own": "what the shopper bought most"}
@@ -148,7 +149,8 @@ def surfaces_of(explores: bool, number: int) -> str:
     """The shipped surfaces with the loop's deadline, and where it explores, the home page of a generation, from 0."""
     shipped = (files("serving") / "surfaces.toml").read_text()
     assert HOME in shipped
-    home = EXPLORING.format(share=SHARE * KEPT**number, epsilon=EPSILON * KEPT**number) if explores else HOME
+    kept = max(KEPT**number, LEAST)
+    home = EXPLORING.format(share=SHARE * kept, epsilon=EPSILON * kept) if explores else HOME
     return shipped.replace(HOME, f"deadline_ms = {DEADLINE_MS}\n{home}")
 
 

@@ -261,12 +261,14 @@ def test_what_the_loop_declares_is_read():
 def test_only_one_of_the_two_explores(tmp_path):
     homes = []
     for explores in (True, False):
-        for number in range(2):
+        for number in (0, 1, 4):
             (tmp_path / "surfaces.toml").write_text(surfaces_of(explores, number))
             homes.append(load_surfaces(tmp_path).surfaces["home"])
-    assert [home.explore.share for home in homes] == [0.25, 0.15, 0, 0], "less, the more there is to learn from"
-    assert [home.explore.epsilon for home in homes] == [pytest.approx(0.3), pytest.approx(0.18), 0, 0]
-    assert ["new_items" in home.sources for home in homes] == [True, True, False, False]
+    assert [home.explore.share for home in homes] == [0.25, 0.15, 0.09, 0, 0, 0], (
+        "less, the more there is to learn from"
+    )
+    assert [home.explore.epsilon for home in homes] == pytest.approx([0.3, 0.18, 0.108, 0, 0, 0])
+    assert ["new_items" in home.sources for home in homes] == [True] * 3 + [False] * 3
 
 
 @pytest.mark.parametrize(("seeds", "generations"), [(3, 1), (0, 5), (10, 5)])
