@@ -167,7 +167,12 @@ def found(on: Sequence[Loop], off: Sequence[Loop]) -> list[Measure]:
         _cost(_worth(on, 0), _worth(off, 0)),
         _more("products shown by the last generation", shown, without, lambda one: one.shown),
         _more("new products clicked by its end", shown, without, lambda one: one.discovered),
+        _more(
+            "days that a new product waits for its first click", shown, without, lambda one: one.undiscovered,
+            target=None,
+        ),
         _more("unevenness (Gini) of what it showed", shown, without, lambda one: one.gini, target=None),
+        _more("shoppers who had bought what it showed", shown, without, lambda one: one.popularity, target=None),
         _more(
             "calibration error of its scores, as probabilities of a click", shown, without,
             lambda one: one.calibration_error, target=None,

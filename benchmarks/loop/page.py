@@ -38,7 +38,13 @@ def write_page(path: Path, on: Sequence[Loop], off: Sequence[Loop], measures: Se
         "Regret": _lines(regret, "share of the best list's worth"),
         "Products shown": _lines(_both(shown, lambda one: one.shown), "products"),
         "Unevenness of what was shown": _lines(_both(shown, lambda one: one.gini), "Gini"),
+        "Average popularity of what was shown": _lines(
+            _both(shown, lambda one: one.popularity), "shoppers who had bought it"
+        ),
         "New products that were clicked": _lines(_both(shown, lambda one: one.discovered), "products so far"),
+        "Time to discover a new product": _lines(
+            _both(shown, lambda one: one.undiscovered), "days to its first click, or so far"
+        ),
         "Scores as probabilities of a click": _lines(
             _both(shown, lambda one: one.calibration_error), "calibration error"
         ),

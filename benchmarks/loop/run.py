@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,11 +44,11 @@ from headwater.runtime.parts import environment
 from headwater.settings import Settings, addresses
 from models import registry
 from models.gates import load_rules
-from models.interactions import read_purchases
+from models.interactions import Interactions, read_purchases
 from serving.demo.story import steps
 from simulation import rules
 from simulation.config import WorldConfig
-from simulation.fitted import Floats
+from simulation.fitted import Floats, Ints
 from simulation.run import Asked, simulate, world_of
 from simulation.world import World
 from streaming.archive import catch_up
@@ -76,16 +76,20 @@ class Generation:
     ----------
     lists
         Rows of ``simulation.rows.SCHEMA``, and ``share``, the value over the best list's; ``popular`` and ``own``, what
-        two fixed rules' lists would have been worth to the same shoppers on the same days.
+        two fixed rules' lists would have been worth to the same shoppers on the same days; ``buyers``, how many
+        shoppers had bought what was shown, on average over the list's products.
     verdict
         Of the retraining after it, and what its ``rollout`` came to; empty after the last.
     foretold
         What the lists so far tell of the bundle that came of it, beside the truth; nothing where none was drawn.
+    came
+        Day on which each new product of the world comes, by id.
     """
 
     lists: pd.DataFrame
     verdict: dict[str, Any]
     foretold: Sequence[Foretold] = ()
+    came: Mapping[str, int] = field(default_factory=dict)
 
 
 def prepare(settings: Settings, say: Say) -> None:
@@ -121,6 +125,7 @@ def play(
 ) -> list[Generation]:
     """Run a generation of so many days with each text of surfaces; every one but the last is learned from."""
     world = world_of(settings, config, len(surfaces) * days)
+    came = dict(zip(world.products.ids.tolist(), world.products.day.tolist(), strict=True))
     played: list[Generation] = []
     _declare(settings, surfaces[0])
     with _up(settings), connect(addresses(settings).redis) as store:
@@ -135,11 +140,11 @@ def play(
             lists = _days(out / "lists", number * days, (number + 1) * days)
             lists = lists[lists["failure"].isna()].reset_index(drop=True)
             lists["share"] = lists["value"] / lists["best"]
-            lists["popular"], lists["own"] = _rules(settings, world, lists, before_ms)
+            lists["popular"], lists["own"], lists["buyers"] = _beside(settings, world, lists, before_ms)
             verdict = {} if number + 1 == len(surfaces) else _retrained(settings, clock)
             so_far = [*(one.lists for one in played), lists]
             foretold = foretell(settings, world, pd.concat(so_far), verdict["version"]) if verdict else ()
-            played.append(Generation(lists, verdict, foretold))
+            played.append(Generation(lists, verdict, foretold, came))
             told = ", ".join(f"{name} {lists[name].mean():.4f}" for name in ("value", "best", "popular", "own"))
             say(f"generation {number}: {len(lists)} lists, {told}")
             say(f"  {verdict.get('decision', '')} {verdict.get('reason', '')}")
@@ -191,8 +196,9 @@ def _days(folder: Path, begin: int, end: int) -> pd.DataFrame:
     return found
 
 
-def _rules(settings: Settings, world: World, lists: pd.DataFrame, before_ms: int) -> tuple[Floats, Floats]:
-    """Worth of the fixed rules' lists, made of what was bought before ``before_ms``."""
+def _beside(settings: Settings, world: World, lists: pd.DataFrame, before_ms: int) -> tuple[Floats, Floats, Floats]:
+    """Worth of the fixed rules' lists, made of what was bought before ``before_ms``, and how many had bought what was
+    shown in their place (n_lists,)."""
     bought = rules.numbered(world, read_purchases(settings.events_dir, before_ms))
     users = world.users_of(lists["user_id"].to_numpy(object))
     found = []
@@ -203,7 +209,14 @@ def _rules(settings: Settings, world: World, lists: pd.DataFrame, before_ms: int
             there = (lists["day"] == day).to_numpy()
             worth[there] = world.value(users[there], made[there], int(day)).purchases
         found.append(worth)
-    return found[0], found[1]
+    return found[0], found[1], mean_buyers(bought, lists["items"].map(world.items_of).tolist())
+
+
+def mean_buyers(bought: Interactions, lists: Sequence[Ints]) -> Floats:
+    """How many users had bought an item of each list, on average (n_lists,); what is unknown was bought by nobody."""
+    pairs = np.unique(np.stack([bought.user, bought.item]), axis=1)
+    buyers = np.bincount(pairs[1], minlength=bought.n_items)
+    return np.array([np.where(items < 0, 0, buyers[items]).mean() if len(items) else 0.0 for items in lists])
 
 
 def _retrained(settings: Settings, clock: StoredClock) -> dict[str, Any]:

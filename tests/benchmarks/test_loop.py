@@ -18,7 +18,7 @@ from benchmarks.loop.bench import exactness, found, measure, over_a_rule, over_t
 from benchmarks.loop.estimates import TEMPERATURE, Foretold, first_places, foretold, learned_apart, true_clicks
 from benchmarks.loop.exposure import exposures
 from benchmarks.loop.page import write_page
-from benchmarks.loop.run import HERE, Generation
+from benchmarks.loop.run import HERE, Generation, mean_buyers
 from benchmarks.worlds import chances
 from headwater.errors import ConfigError
 from headwater.settings import Settings
@@ -26,6 +26,7 @@ from models.draws import draw_weights
 from models.evaluation.counterfactual import Estimate
 from models.evaluation.policies import by_ranker, log_of
 from models.gates import load_rules
+from models.interactions import Interactions
 from models.objectives import load_objectives
 from models.paths import paths_of
 from models.training import Service
@@ -37,12 +38,14 @@ def generation(worth: float, popular: float, own: float, items=("a", "b"), click
     """Two lists of each of thirty shoppers, the second one a little better than the first."""
     users = [f"u{at // 2}" for at in range(60)]
     value = worth + 0.01 * (np.arange(60) % 2)
-    told = {"value": value, "best": 0.6, "share": value / 0.6, "popular": popular, "own": own}
+    told = {"value": value, "best": 0.6, "share": value / 0.6, "popular": popular, "own": own, "buyers": 7.0}
+    told["day"] = np.arange(60) // 30 + 4
     shown = {"items": [list(items)] * 60, "scores": [[0.25] * len(items)] * 60}
     shown["clicked"] = [[item in clicked for item in items]] * 60
     return Generation(
         pd.DataFrame({"user_id": users, **shown, **told}),
         {"decision": "rollout", "reason": "<better>", "rollout": "serves: it is over"},
+        came={"sim-1-p0001": 1, "sim-1-p0002": 2},
     )
 
 
@@ -67,6 +70,14 @@ def test_new_products_that_were_clicked_stay_discovered():
     assert [one.discovered for one in exposures(again)] == [0, 1, 1]
     assert [one.shown for one in exposures(again)] == [2, 3, 2]
     assert exposures(ON)[0].gini == 0
+    assert [one.undiscovered for one in exposures(again)] == [(5 + 4) / 2, (3 + 4) / 2, (3 + 4) / 2]
+    assert [one.popularity for one in exposures(ON)] == [7, 7]
+
+
+def test_what_was_shown_is_as_popular_as_the_shoppers_who_had_bought_it():
+    bought = Interactions(np.array([0, 0, 1, 2, 2]), np.array([0, 0, 0, 0, 1]), np.arange(5), 3, 3)
+    lists = [np.array([0, 1]), np.array([2, -1]), np.array([0]), np.array([], np.int32)]
+    assert mean_buyers(bought, lists).tolist() == [(3 + 1) / 2, 0, 3, 0]
 
 
 def test_scores_are_held_to_the_clicks_they_foretold():
@@ -76,10 +87,10 @@ def test_scores_are_held_to_the_clicks_they_foretold():
 
 def test_each_target_is_held_to_what_was_seen():
     measures = found([ON], [OFF])
-    assert [one.holds for one in measures] == [True, True, True, False, True, True, True, None, None, None]
+    assert [one.holds for one in measures] == [True, True, True, False, True, True, True, *[None] * 5]
     assert measures[4].value == pytest.approx(1 - 0.295 / 0.305, abs=1e-4)
     worse = found([ON[::-1]], [OFF[::-1]])
-    assert [one.holds for one in worse] == [False, False, False, False, True, False, True, None, None, None]
+    assert [one.holds for one in worse] == [False, False, False, False, True, False, True, *[None] * 5]
 
 
 def test_a_value_that_differs_misses_the_target_and_its_feature_is_named():
@@ -100,7 +111,7 @@ def test_the_page_tells_each_generation_and_that_all_is_simulated(tmp_path):
     write_page(tmp_path / "loop.html", [ON], [OFF], found([ON], [OFF]))
     text = (tmp_path / "loop.html").read_text()
     assert "All figures are of a simulated world" in text
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 8
     assert text.count("<td>on</td>") == text.count("<td>off</td>") == 2
     assert text.count(">missed<") == 1
     assert text.count("rollout: &lt;better&gt;; serves: it is over") == 4
@@ -245,7 +256,7 @@ def test_estimates_stand_beside_the_truth_and_are_counted(tmp_path):
     )
     write_page(tmp_path / "loop.html", [loop], [off], measures)
     text = (tmp_path / "loop.html").read_text()
-    assert text.count("<svg") == 8
+    assert text.count("<svg") == 10
     assert "3 places: truth 0.500, by 200 lists dr 0.450 [0.400, 0.600], snips_by_place 0.700 [0.600, 0.800]" in text
     assert "10 places: truth 0.400, by 20 lists refused: &lt;few&gt;" in text
     assert found([ON], [OFF])[-1].note == "simulated"
