@@ -135,7 +135,7 @@ def build_shown_rows(
         placed = attributed(outcomes, retractions, distinct, asked.labelling, asked.cutoff_ms)
         placed = _stored(spark, placed, draft / "outcomes")
         counted = count_outcomes(read, outcomes, retractions, placed, asked.labelling)
-        labels = _stored(spark, labels_of(placed, asked.labelling), draft / "labelled")
+        labels = _stored(spark, labels_of(placed, asked.labelling), draft / "labels")
 
         used = impressions.where(f"status = '{USED}'").selectExpr("*", f"{asked.split_sql} AS split")
         used = used.where("split IS NOT NULL")
@@ -144,8 +144,9 @@ def build_shown_rows(
             logged, questions = items, None
             newer = used.selectExpr("flatten(items.newer) AS newer")  # of which no vector is read
         else:
-            logged = newer = items.where(_is_logged(plan, service))
-            rest = _labelled(items.where(f"NOT {_is_logged(plan, service)}"), labels, asked)
+            is_logged = _is_logged(plan, service)
+            logged = newer = items.where(is_logged)
+            rest = _labelled(items.where(f"NOT {is_logged}"), labels, asked)
             questions = _questions(spark, plan, service, rest, asked, draft)
         kept = [*asked.columns, *(f"`{name}`" for name in names), LABEL_ROW]
         vectors = [f"features[{at}] AS `{name}`" for at, name in enumerate(names)]

@@ -150,6 +150,12 @@ class Bundle:
         return self.items.vectors
 
 
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
 def write_bundle(directory: Path, trained: Trained, parts: Parts) -> Meta:
     """Publish a bundle under the version that is the directory's name: it is there whole and read back, or not at all.
 
@@ -178,7 +184,7 @@ def write_bundle(directory: Path, trained: Trained, parts: Parts) -> Meta:
 
 def load_bundle(
     path: Path, expected_schema_hash: str | None = None, applied: Mapping[str, str] | None = None,
-    digest_of: Callable[[Path], str] | None = None,
+    digest_of: Callable[[Path], str] = sha256_of,
 ) -> Bundle:  # fmt: skip
     """Load a bundle after ``check_bundle``; imports no trainer.
 
@@ -214,7 +220,7 @@ def load_bundle(
 
 def check_bundle(
     path: Path, expected_schema_hash: str | None = None, applied: Mapping[str, str] | None = None,
-    digest_of: Callable[[Path], str] | None = None,
+    digest_of: Callable[[Path], str] = sha256_of,
 ) -> Meta:  # fmt: skip
     """Read ``bundle.json`` and hold every file to its hash.
 
@@ -230,7 +236,7 @@ def check_bundle(
     ModelError
         The bundle is incomplete, altered, of an unknown format, or was trained on other features than are applied.
     """
-    meta, digest_of = _meta(path), digest_of or sha256_of
+    meta = _meta(path)
     if expected_schema_hash is not None and meta.feature_schema_hash != expected_schema_hash:
         raise ModelError(
             f"bundle {meta.version}: trained on feature schema {meta.feature_schema_hash} of service {meta.service}, "
@@ -351,9 +357,3 @@ def _head(path: Path, objective: str) -> Head:
 def _arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
     with np.load(path, allow_pickle=False) as held:
         return dict(held)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

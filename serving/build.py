@@ -126,7 +126,7 @@ class Builder:
         schema = plan.schema_hash(service)
         held = self.trained.get((folder, schema))
         if held is None:
-            digest_of = SharedDigests(self.run_dir) if self.run_dir else None
+            digest_of = SharedDigests(self.run_dir) if self.run_dir else bundles.sha256_of
             held = patiently(partial(bundles.load_bundle, folder, schema, plan.feature_hashes(service), digest_of))
             self.trained[folder, schema] = held
         return held

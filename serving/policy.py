@@ -17,8 +17,6 @@ from models.evaluation.policies import Log, by_ranker, by_table, read_log
 from models.requests import AT
 from serving import aliases
 
-logger = get_logger("serving")
-
 
 def judge_policy(
     settings: Settings, policy: str, log: Path, reward: str, temperature: float, clip: float | None
@@ -66,7 +64,7 @@ def _lists(settings: Settings, policy: str, log: Path, reward: str, temperature:
     bundle = load_bundle(folder)
     if learned_from := _until(held, bundle.meta.learned_until_ms):
         remedy = "estimates lean towards what it made of their chance; judge it by lists of after its training"
-        logger.warning("policy_learned_from_the_log", version=version, lists=learned_from, remedy=remedy)
+        get_logger("serving").warning("policy_learned_from_the_log", version=version, lists=learned_from, remedy=remedy)
     return by_ranker(held, bundle.ranker, temperature), learned_from
 
 

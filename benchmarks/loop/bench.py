@@ -46,8 +46,8 @@ EXPLORING = (
     'among = ["new_items"] }}'
 )
 SHARE, EPSILON, KEPT, LEAST = 0.25, 0.3, 0.6, 0.36
-"""Of the first generation; each keeps so much of the one before's, as there is more and more to learn from. The last
-have the least of the first's: a model that is left alone with what it knows narrows again."""
+"""Of the first generation; each keeps so much of the one before's, as there is more and more to learn from, down to the
+least of the first's: with an eighth of it the last showed fewer products than without, in one of two runs."""
 DEADLINE_MS = 2_000
 """Of a list, on cores that two platforms and their retrainings share: what is learned from is no list that was late."""
 RULES = {"popular": "what everyone buys", "own": "what the shopper bought most"}

@@ -28,7 +28,7 @@ from models.bundle import load_bundle
 from models.draws import PLACKETT_LUCE, draw_weights
 from models.evaluation.counterfactual import Estimate, estimate
 from models.evaluation.metrics import PAD
-from models.evaluation.policies import SAMPLED, Log, Named, by_ranker, log_of
+from models.evaluation.policies import SAMPLED, Log, Named, by_ranker, log_of, vectors
 from models.objectives import load_objectives
 from models.paths import paths_of
 from models.propensity import settled
@@ -105,7 +105,7 @@ def learned_apart(settings: Settings, table: pa.Table, service: Service, trees: 
     config = replace(config, declared=settled(config.declared, paths.rows), rounds=trees)
     requests = pc.unique(table[REQUEST])
     half = pc.index_in(table[REQUEST], requests).to_numpy() % 2
-    features = np.column_stack([table[name].to_numpy() for name in names]).astype(np.float32)
+    features = vectors(table, names)
     scores = np.empty(len(table), np.float32)
     for judged in (0, 1):
         others = pc.field(REQUEST).isin(requests.take(pa.array(range(1 - judged, len(requests), 2))))
@@ -196,8 +196,7 @@ def draw_lists(rng: np.random.Generator, items: Ints, weights: Floats, places: n
 
 def _candidates(log: Log, ranker: Named, world: World) -> tuple[Ints, Floats, npt.NDArray[np.int64]]:
     """Candidates of each list and their weights (n_lists, most), and how many places it has (n_lists,)."""
-    features = np.column_stack([log.table[name].to_numpy() for name in ranker.feature_names]).astype(np.float32)
-    weight = draw_weights(ranker.score(features), log.group, log.n_lists, TEMPERATURE)
+    weight = draw_weights(ranker.score(vectors(log.table, ranker.feature_names)), log.group, log.n_lists, TEMPERATURE)
     copies = np.rint(1 / log.table[SAMPLED].to_numpy()).astype(np.int64)
     by_list = np.argsort(log.group, kind="stable")
     rows = np.repeat(by_list, copies[by_list])

@@ -51,7 +51,7 @@ def exposures(loop: Sequence[Generation]) -> list[Exposure]:
             if item.startswith(NEW):
                 first[item] = min(first.get(item, at), at)
         end = int(lists["day"].max()) + 1
-        waited = [min(first.get(item, end), end) - came for item, came in generation.came.items() if came < end]
+        waited = [first.get(item, end) - came for item, came in generation.came.items() if came < end]
         told.append(
             Exposure(
                 len(names), gini(items[None].astype(np.int32), len(names)), float(lists["buyers"].mean()), len(first),

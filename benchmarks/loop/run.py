@@ -45,6 +45,7 @@ from headwater.settings import Settings, addresses
 from models import registry
 from models.gates import load_rules
 from models.interactions import Interactions, read_purchases
+from models.retrieval.protocol import pairs
 from serving.demo.story import steps
 from simulation import rules
 from simulation.config import WorldConfig
@@ -214,8 +215,7 @@ def _beside(settings: Settings, world: World, lists: pd.DataFrame, before_ms: in
 
 def mean_buyers(bought: Interactions, lists: Sequence[Ints]) -> Floats:
     """How many users had bought an item of each list, on average (n_lists,); what is unknown was bought by nobody."""
-    pairs = np.unique(np.stack([bought.user, bought.item]), axis=1)
-    buyers = np.bincount(pairs[1], minlength=bought.n_items)
+    buyers = pairs(bought).getnnz(axis=0)
     return np.array([np.where(items < 0, 0, buyers[items]).mean() if len(items) else 0.0 for items in lists])
 
 

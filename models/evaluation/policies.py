@@ -5,7 +5,7 @@ A ranker's policy draws each list as exploration does (Plackett and Luce: a plac
 and the sampled others, each of which stands for as many as its sampling probability tells.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -161,13 +161,18 @@ def by_ranker(log: Log, ranker: Named, temperature: float, seed: int = 0) -> Log
     names = ranker.feature_names
     if missing := sorted({*names, SAMPLED} - set(log.table.column_names)):
         raise DataError(f"the log has no column {missing[0]}, which the ranker reads. Log with its feature service.")
-    features = np.column_stack([log.table[name].to_numpy() for name in names]).astype(np.float32)
+    features = vectors(log.table, names)
     weights = draw_weights(ranker.score(features), log.group, log.n_lists, temperature)
     relevance, examined = reward_model(log, features, seed)
     stands_for = 1 / log.table[SAMPLED].to_numpy()
     left, left_worth = (_left(log, held, stands_for) for held in (weights, weights * relevance))
     shown = slice(log.n_shown)
     return log.lists(np.minimum(weights[shown] / left, 1.0), relevance[shown] * examined, left_worth / left * examined)
+
+
+def vectors(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Columns of a log as a ranker reads them, float32 (n, n_names)."""
+    return np.column_stack([table[name].to_numpy() for name in names]).astype(np.float32)
 
 
 def reward_model(log: Log, features: npt.NDArray[np.float32], seed: int = 0) -> tuple[Floats, Floats]:
