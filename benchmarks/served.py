@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import shop as shops
-from benchmarks.parts import apply_example, running, servers, wait
+from benchmarks.parts import apply_example, log_of, running, servers, wait
 from benchmarks.shop import Shop
 from headwater.clock import wall_ms
 from headwater.files import write_whole
@@ -120,6 +120,11 @@ class Served:
                 held = one.memory_full_info()
                 found.append((held.rss / 2**20, held.pss / 2**20))
         return found
+
+    def loads(self, version: str) -> int:
+        """Times that a worker took a bundle up, by the server's log: its page of metrics costs a tenth of a second."""
+        lines = log_of(self.settings, SERVER).read_text().splitlines()
+        return sum('"event": "loaded"' in line and f'"{version}"' in line for line in lines)
 
     def page(self) -> dict[tuple[str, str, str], float]:
         """Samples by metric, stage, outcome, version or method, and bound, added up over workers."""

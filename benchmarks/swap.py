@@ -21,7 +21,7 @@ from serving.load import Load, run
 
 ITEMS, USERS, TREES, SKEW = 1_000_000, 2_500, 300, 1.0
 SWAPS, RATE, SECONDS, CONNECTIONS, PRODUCTS = 20, 30.0, 5.0, 4, 5
-QUIET, POLL_S, PATIENCE_S = 4, 0.2, 120.0
+QUIET, POLL_S, PATIENCE_S = 4, 0.05, 120.0
 """Loads without a swap before and after; between looks at what answers; and how long a swap may take."""
 
 
@@ -90,8 +90,9 @@ def _swap(served: Served, swaps: int, workers: int) -> list[float]:
     names, took = versions(served.settings), []
     for at in range(swaps):
         name, began = names[(at + 1) % 2], time.monotonic()
+        wanted = served.loads(name) + workers
         promote(served.settings, name)
-        while served.page().get(("headwater_bundle", name, ""), 0.0) < workers:
+        while served.loads(name) < wanted:
             if time.monotonic() - began > PATIENCE_S:
                 raise UnavailableError(f"bench: bundle {name} was not swapped in within {PATIENCE_S:.0f} s.")
             time.sleep(POLL_S)
