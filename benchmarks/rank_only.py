@@ -4,20 +4,18 @@ What Metarank does, beside the requests a second that were recorded of it on two
 and in its own memory. Metarank itself is not installed here.
 """
 
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import numpy as np
 
-from benchmarks.served import Served, closed_loop, connection, serving, spent, stocked
+from benchmarks.served import Served, closed_loop, closed_loops, connection, serving, spent, stocked
 from headwater.bench import Measure, Sample
 from serving.load import zipf
 from serving.proto.headwater.v1 import recommendation_pb2
 
 ITEMS, USERS, TREES, SKEW = 10_000, 2_500, 50, 1.0
-ROUNDS, ASKED, WARM = 5, 400, 100
+ROUNDS, SECONDS, ASKED, WARM = 5, 2.0, 400, 100
 SURFACE = "given"
 SERVICES = '''"""What the ranker reads of a product, and of a household's habit with it."""
 
@@ -52,7 +50,7 @@ def measure(size: float) -> Sequence[Measure]:
     with stocked(*shape, services=SERVICES) as made, serving(made.settings, workers=2) as served:
         for items, connections in ON_REDIS:
             requests = _requests(made.shop.n_items, made.shop.users, items, max(20, int(ASKED * size)))
-            found += _rates(served, requests, items, connections)
+            found += _rates(served, requests, items, connections, max(0.2, SECONDS * size))
     return found
 
 
@@ -69,20 +67,23 @@ def _requests(n_items: int, users: Sequence[str], items: int, n: int) -> list[re
 
 
 def _rates(
-    served: Served, requests: Sequence[recommendation_pb2.RecommendRequest], items: int, connections: int
+    served: Served,
+    requests: Sequence[recommendation_pb2.RecommendRequest],
+    items: int,
+    connections: int,
+    seconds: float,
 ) -> list[Measure]:
     rates, costs = [], []
-    with ExitStack() as stack, ThreadPoolExecutor(connections) as pool:
+    with ExitStack() as stack:
         asks = [stack.enter_context(connection(served.address)) for _ in range(connections)]
         assert len(asks[0](requests[0]).items) == len(requests[0].include_item_ids)
         for ask in asks:
             closed_loop(ask, requests[:WARM])
         for _ in range(ROUNDS):
-            used, began = served.cpu_ms(), time.perf_counter()
-            list(pool.map(lambda ask: closed_loop(ask, requests), asks))
-            asked = len(asks) * len(requests)
-            rates.append(asked / (time.perf_counter() - began))
-            costs.append(spent(used, served.cpu_ms(), asked))
+            used = served.cpu_ms()
+            answered, took = closed_loops(asks, requests, seconds)
+            rates.append(answered / took)
+            costs.append(spent(used, served.cpu_ms(), answered))
     rate = Sample(rates)
     note = ", ".join(f"{group} {np.median([each[group] for each in costs]):.2f}" for group in costs[0])
     told = f"{items} items, {connections} connection{'s' if connections > 1 else ''}"

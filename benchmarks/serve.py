@@ -9,13 +9,22 @@ come as skewed as in the demo. Beside it the same funnel made of Feast's SDK, ``
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import redis
 
-from benchmarks.served import Milliseconds, Served, Stocked, closed_loop, connection, serving, spent, stocked
+from benchmarks.served import (
+    Milliseconds,
+    Served,
+    Stocked,
+    closed_loop,
+    closed_loops,
+    connection,
+    serving,
+    spent,
+    stocked,
+)
 from benchmarks.straightforward import Straightforward, straightforward
 from headwater.bench import Measure, Sample
 from headwater.clock import SystemClock
@@ -39,6 +48,7 @@ Page = Mapping[tuple[str, str, str], float]
 def measure(size: float) -> Sequence[Measure]:
     """CPU and latency of a request at one connection, by stage; memory; latency at rising rates with two workers."""
     effort = min(1.0, 10 * size)  # a tenth of the shop is measured as thoroughly as the whole
+    seconds = max(0.5, SECONDS * effort)
     shape = max(4_000, int(ITEMS * size)), max(50, int(USERS * size)), max(3, int(TREES * effort))
     with stocked(*shape) as made:
         users = [made.shop.users[at] for at in zipf(made.shop.n_users, SKEW, max(50, int(ASKED * effort)), seed=1)]
@@ -46,11 +56,11 @@ def measure(size: float) -> Sequence[Measure]:
         with serving(made.settings) as one:
             found += _beside(made, one, users, max(2, int(SLOW_ASKED * effort)))
             found += _memory("one worker", one)
-            alone = _saturated(one, users)
+            alone = _saturated(one, users, seconds)
         with serving(made.settings, workers=2) as two:
-            both = _saturated(two, users)
+            both = _saturated(two, users, seconds)
             found += [*_memory("two workers", two), *_step(alone, both)]
-            found += _rising(two, made.shop.users, max(0.5, SECONDS * effort))
+            found += _rising(two, made.shop.users, seconds)
         return found
 
 
@@ -171,16 +181,15 @@ def _memory(name: str, served: Served) -> Iterator[Measure]:
                   note=f"resident by process: {told}; answers {served.seconds:.1f} s after its start")  # fmt: skip
 
 
-def _saturated(served: Served, users: Sequence[str]) -> tuple[float, dict[str, float]]:
+def _saturated(served: Served, users: Sequence[str], seconds: float) -> tuple[float, dict[str, float]]:
     """Requests a second of as many clients as there are connections, each asking as soon as it is answered; CPU."""
-    requests = [recommendation_pb2.RecommendRequest(user_id=user) for user in users[: max(20, len(users) // 4)]]
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(CONNECTIONS) as pool:
+    requests = [recommendation_pb2.RecommendRequest(user_id=user) for user in users]
+    with contextlib.ExitStack() as stack:
         asks = [stack.enter_context(connection(served.address)) for _ in range(CONNECTIONS)]
-        list(pool.map(lambda ask: closed_loop(ask, requests[:20]), asks))
-        used, began = served.cpu_ms(), time.perf_counter()
-        list(pool.map(lambda ask: closed_loop(ask, requests), asks))
-        n = len(asks) * len(requests)
-        return n / (time.perf_counter() - began), spent(used, served.cpu_ms(), n)
+        closed_loops(asks, requests, seconds / 4)
+        used = served.cpu_ms()
+        answered, took = closed_loops(asks, requests, seconds)
+        return answered / took, spent(used, served.cpu_ms(), answered)
 
 
 def _step(alone: tuple[float, dict[str, float]], both: tuple[float, dict[str, float]]) -> Iterator[Measure]:

@@ -1,4 +1,4 @@
-"""The real server on a generated shop: processes of their own, what they use, and one client's closed loop."""
+"""The real server on a generated shop: processes of their own, what they use, and clients that ask in closed loops."""
 
 # mypy: allow-untyped-calls
 # (grpc generates its stubs without types)
@@ -8,6 +8,7 @@ import json
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +192,26 @@ def closed_loop(ask: Any, requests: Sequence[Any]) -> Milliseconds:
         ask(request, timeout=30)
         times[at] = (time.perf_counter() - began) * 1000
     return times
+
+
+def closed_loops(asks: Sequence[Any], requests: Sequence[Any], seconds: float) -> tuple[int, float]:
+    """Send the requests over and over by all connections at once; how many were answered, and in how many seconds.
+
+    All stop at one time. The kernel deals connections to workers as it happens to, and after as many requests of each
+    the one that has a worker to itself would be done long before those that share one.
+    """
+    began = time.perf_counter()
+
+    def loop(number: int) -> int:
+        first, answered = number * len(requests) // len(asks), 0
+        while time.perf_counter() - began < seconds:
+            asks[number](requests[(first + answered) % len(requests)], timeout=30)
+            answered += 1
+        return answered
+
+    with ThreadPoolExecutor(len(asks)) as pool:
+        answered = sum(pool.map(loop, range(len(asks))))
+    return answered, time.perf_counter() - began
 
 
 def spent(before: Mapping[str, float], after: Mapping[str, float], requests: int) -> dict[str, float]:

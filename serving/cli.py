@@ -247,11 +247,9 @@ def _users(settings: Any, file: Path | None) -> list[str]:
 
 def as_dict(ranked: Any) -> dict[str, Any]:
     """Lay out a reply as ``--json`` prints it."""
-    from dataclasses import asdict
-
     return {
         "request_id": ranked.request_id,
-        "items": [asdict(item) for item in ranked.items],
+        "items": [item._asdict() for item in ranked.items],
         "degraded": list(ranked.degraded),
         "bundle_version": ranked.bundle_version,
         "variant": ranked.variant,

@@ -366,7 +366,7 @@ class Funnel:
         reasons = trace.attempt("reasons", lambda: [*map(self.reasons.of, values, sources, attributes)], lambda: none)
         ids = [item_ids[row] for row in rows]
         told = zip(ids, scores[shown].tolist(), count(1), sources, reasons, attributes, strict=False)
-        items = [RankedItem(*one) for one in told]
+        items = [*map(RankedItem._make, told)]
         return Ranked(trace.request_id, items, tuple(dict.fromkeys(trace.degraded)), self.version, self.variant)
 
     def _log(self, run: Run) -> None:

@@ -1,8 +1,8 @@
 """Why an item is shown, in words for the user: rules over its features, then what its source says."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from serving.surfaces import Reason
 
@@ -28,15 +28,15 @@ class Reasons:
             The item's row, absent where the list was made without features.
         """
         given: dict[str, str] = {}
-        for rule in self.rules:
-            value = self._value(rule.feature, features)
-            if value is not None and rule.feature not in given and rule.at_least <= value <= rule.at_most:
-                given[rule.feature] = rule.text.format_map({**attributes, "value": value})
-        from_sources = [self.by_source[source] for source in sources if source in self.by_source]
-        return tuple(dict.fromkeys([*given.values(), *([] if given else from_sources)]))[:AT_MOST]
+        if features is not None:
+            for rule, column in self._placed:
+                value = features[column]
+                if rule.at_least <= value <= rule.at_most and rule.feature not in given:  # no NaN is
+                    given[rule.feature] = rule.text.format_map({**attributes, "value": value})
+        told = given.values() if given else (self.by_source[name] for name in sources if name in self.by_source)
+        return tuple(dict.fromkeys(told))[:AT_MOST]
 
-    def _value(self, feature: str, features: Sequence[float] | None) -> float | None:
-        if features is None or feature not in self.columns:
-            return None
-        value = features[self.columns[feature]]
-        return None if math.isnan(value) else value
+    @cached_property
+    def _placed(self) -> list[tuple[Reason, int]]:
+        """Rules with their features' columns."""
+        return [(rule, self.columns[rule.feature]) for rule in self.rules if rule.feature in self.columns]

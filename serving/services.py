@@ -124,10 +124,11 @@ def reply_of(ranked: Ranked, behind: bool = False) -> Any:
     if behind:
         reply.degraded.append("bundle")
     for item in ranked.items:  # filled in place: making each message and copying it in took 1.7 times as long
-        told = reply.items.add(item_id=item.item_id, score=item.score, position=item.position)
-        told.sources.extend(item.sources)
-        told.reasons.extend(item.reasons)
-        told.attributes.update(item.attributes)
+        attributes = reply.items.add(
+            item_id=item.item_id, score=item.score, position=item.position, sources=item.sources, reasons=item.reasons
+        ).attributes
+        for name, text in item.attributes.items():  # one by one, as its ``update`` is written in Python
+            attributes[name] = text
     return reply
 
 

@@ -114,18 +114,26 @@ def blend(
     ``fused`` adds weight / (60 + place) over the sources, whose weight is 1 where none is given.
     """
     names = tuple(proposals)
+    if len(names) == 1 and len(set((alone := proposals[names[0]]).tolist())) == len(alone):
+        fused = _by_place(names[0], len(alone), weights)
+        return Candidates(alone, np.ones((len(alone), 1), np.bool_), fused, names, chances or {})
     flat = np.concatenate([np.empty(0, np.int32), *proposals.values()]).astype(np.int32)
     items, first, row = np.unique(flat, return_index=True, return_inverse=True)
     proposed = np.zeros((len(items), len(names)), np.bool_)
     fused = np.zeros(len(items), np.float32)
     start = 0
     for column, (name, proposal) in enumerate(proposals.items()):
-        rows, weight = row[start : start + len(proposal)], (weights or {}).get(name, 1.0)
+        rows = row[start : start + len(proposal)]
         proposed[rows, column] = True
-        fused[rows] += (weight / (RRF + 1 + np.arange(len(proposal)))).astype(np.float32)
+        fused[rows] += _by_place(name, len(proposal), weights)
         start += len(proposal)
     order = np.argsort(first)
     return Candidates(items[order], proposed[order], fused[order], names, chances or {})
+
+
+def _by_place(source: str, n: int, weights: Mapping[str, float] | None) -> NDArray[np.float32]:
+    """What a source's proposals are worth by their places, float32 (n,)."""
+    return ((weights or {}).get(source, 1.0) / (RRF + 1 + np.arange(n))).astype(np.float32)
 
 
 def drawing_chances(sources: Mapping[str, Source], quotas: Mapping[str, int]) -> dict[str, float]:

@@ -63,17 +63,24 @@ class Statuses(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no typ
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
+        self._handlers: dict[str, Any] = {}
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = continuation(handler_call_details)
         if handler is None:
             return None
-        name: str = handler_call_details.method.rpartition("/")[2]
+        method = handler_call_details.method
+        if method not in self._handlers:  # gRPC asks with each call, and has one handler of each method
+            self._handlers[method] = self._around(handler, method)
+        return self._handlers[method]
+
+    def _around(self, handler: Any, method: str) -> Any:
+        name = method.rpartition("/")[2]
         kind = f"{'stream' if handler.request_streaming else 'unary'}_"
         kind += "stream" if handler.response_streaming else "unary"
         behaviour = _reading(getattr(handler, kind), handler.request_streaming)
         return getattr(grpc, f"{kind}_rpc_method_handler")(
-            behaviour if handler.response_streaming else self._answering(handler_call_details.method, behaviour),
+            behaviour if handler.response_streaming else self._answering(method, behaviour),
             request_deserializer=_forgiving(handler.request_deserializer, name),
             response_serializer=handler.response_serializer,
         )

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,27 @@ _BUCKETS = (
 )
 
 
+class _Timed:
+    """Observes what its body takes; a generator would take as long as some of the stages."""
+
+    __slots__ = ("_seconds", "_started")
+
+    def __init__(self, seconds: Histogram) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds.observe(time.perf_counter() - self._started)
+
+
+@contextmanager
+def _both(first: AbstractContextManager[Any], second: AbstractContextManager[Any]) -> Iterator[None]:
+    with first, second:
+        yield
+
+
 class Telemetry:
     """Owns its registry, so that two servers in one test process do not share counts."""
 
@@ -56,6 +79,7 @@ class Telemetry:
             "headwater_stage_seconds", "Time in one stage of the funnel.", ["stage"],
             buckets=_BUCKETS, registry=self.registry,
         )  # fmt: skip
+        self._stage = cache(self._stage_seconds.labels)
         self._degraded = Counter(
             "headwater_degraded", "Replies in which a stage was replaced by its fallback, and why: late, down, failed.",
             ["stage", "reason"], registry=self.registry,
@@ -90,18 +114,10 @@ class Telemetry:
         self._calls.labels(method, code).inc()
         self._call_seconds.labels(method).observe(seconds)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> AbstractContextManager[Any]:
         """Time a stage, also when it fails."""
-        started = time.perf_counter()
-        try:
-            if self.tracing is None:
-                yield
-            else:
-                with self.tracing.stage(name):
-                    yield
-        finally:
-            self._stage_seconds.labels(name).observe(time.perf_counter() - started)
+        timed = _Timed(self._stage(name))
+        return timed if self.tracing is None else _both(timed, self.tracing.stage(name))
 
     def degraded(self, stage: str, error: Exception) -> None:
         """Count a fallback; its cause is logged at most once in ten seconds a stage."""

@@ -63,7 +63,8 @@ def _mixed(seed: int, raw: Bytes, at: int, end: int) -> Any:
         tail |= uint64(raw[at]) << place
         at, place = at + 1, place + uint64(8)
     mixed = (mixed ^ tail) * uint64(0xBF58476D1CE4E5B9)
-    return mixed ^ mixed >> uint64(32)
+    mixed = (mixed ^ mixed >> uint64(32)) * uint64(0x94D049BB133111EB)
+    return mixed ^ mixed >> uint64(29)
 
 
 @compiled(_slots(_bytes, _ints, _ints, uint64))

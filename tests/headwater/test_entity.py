@@ -91,3 +91,9 @@ def test_an_entity_that_is_not_there_has_nothing(valkey_client):
 def test_names_are_found_as_in_a_dict(known, wanted):
     found = names.Names.of(names.packed(known)).find(names.packed([*wanted, *known]))
     assert found.tolist() == [{text: at for at, text in enumerate(known)}.get(text, -1) for text in [*wanted, *known]]
+
+
+def test_ids_that_count_up_lie_apart():
+    slots = names.Names.of(names.packed([f"p{at}" for at in range(130_000)])).slots
+    longest = np.diff(np.flatnonzero(slots < 0)).max()
+    assert longest < 100  # taken slots in a row: some 40 by chance, whatever the seed

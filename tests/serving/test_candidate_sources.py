@@ -154,6 +154,27 @@ class TestBlend:
         mixed = blend({"a": ints(3, 1), "b": ints(1, 9)}, {"b": 0.5})
         assert mixed.fused.tolist() == pytest.approx([1 / 61, 1 / 62 + 0.5 / 61, 0.5 / 62])
 
+    @given(
+        st.lists(st.lists(st.integers(0, 12), unique=True, max_size=9), max_size=3),
+        st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=3, max_size=3),
+    )
+    def test_every_item_once_as_said(self, lists, weights):
+        proposals = {f"s{at}": ints(*held) for at, held in enumerate(lists)}
+        given = dict(zip(proposals, weights, strict=False))
+        mixed = blend(proposals, given)
+        fused: dict[int, float] = {}
+        for name, held in proposals.items():
+            for place, item in enumerate(held.tolist(), start=1):
+                fused[item] = fused.get(item, 0.0) + given[name] / (60 + place)
+        assert mixed.items.tolist() == [*fused]
+        assert mixed.fused.tolist() == pytest.approx([*fused.values()])
+        assert mixed.of(np.arange(len(mixed))) == [
+            tuple(name for name, held in proposals.items() if item in held) for item in fused
+        ]
+
+    def test_a_source_that_names_an_item_twice_is_not_believed(self):
+        assert blend({"a": ints(3, 1, 3)}).items.tolist() == [3, 1]
+
     def test_an_item_was_a_candidate_for_sure_unless_only_a_draw_proposed_it(self):
         pool = Exploration(np.arange(10, dtype=np.int32))
         chances = drawing_chances({"draw": pool, "b": pool}, {"draw": 4})
