@@ -359,11 +359,11 @@ class Funnel:
         trace: Trace,
     ) -> Ranked:
         rows = shown.tolist()
-        values = [None] * len(rows) if features is None else features.values[shown].tolist()
+        values = None if features is None else features.values[shown]
         sources = eligible.of(shown)
         attributes = self.bundle.catalogue.attributes(eligible.items[shown])
         none: list[tuple[str, ...]] = [()] * len(rows)
-        reasons = trace.attempt("reasons", lambda: [*map(self.reasons.of, values, sources, attributes)], lambda: none)
+        reasons = trace.attempt("reasons", lambda: self.reasons.of(values, sources, attributes), lambda: none)
         ids = [item_ids[row] for row in rows]
         told = zip(ids, scores[shown].tolist(), count(1), sources, reasons, attributes, strict=False)
         items = [*map(RankedItem._make, told)]

@@ -296,14 +296,18 @@ def _views(features: Matrix, rows: NDArray[np.intp]) -> dict[str, dict[str, Any]
 def _view(view: ViewRead, places: NDArray[np.intp]) -> dict[str, Any]:
     """Lay out one view; a hash is sixteen hexadecimal digits, since 64 bits are more than a JSON reader may keep."""
     logged = places.tolist()
-    rows = {place: row for row, place in enumerate(dict.fromkeys(logged))}
-    held = np.array([*rows], np.intp)
+    distinct = [*dict.fromkeys(logged)]
+    if len(distinct) == len(logged):
+        held, rows = places, [*range(len(logged))]
+    else:
+        row = {place: row for row, place in enumerate(distinct)}
+        held, rows = np.array(distinct, np.intp), [row[place] for place in logged]
     return {
-        "keys": taken(view.keys, [*rows]),
+        "keys": taken(view.keys, distinct),
         "at": view.at[held].tolist(),
         "newest": view.newest[held].tolist(),
         "marks": {table: _marks(marks) for table, marks in view.marks_of(held).items()},
-        "rows": [rows[place] for place in logged],
+        "rows": rows,
     }
 
 

@@ -1,9 +1,14 @@
 """Why an item is shown, in words for the user: rules over its features, then what its source says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.ports import Floats
 from serving.surfaces import Reason
 
 AT_MOST = 2
@@ -18,25 +23,47 @@ class Reasons:
     columns: Mapping[str, int]
 
     def of(
-        self, features: Sequence[float] | None, sources: Sequence[str], attributes: Mapping[str, str]
-    ) -> tuple[str, ...]:
-        """At most two reasons: the first rule that holds for each feature, else what the first sources say.
+        self,
+        features: Floats | None,
+        sources: Sequence[tuple[str, ...]],
+        attributes: Sequence[Mapping[str, str]],
+    ) -> list[tuple[str, ...]]:
+        """At most two reasons an item: the first rule that holds for each feature, else what the first sources say.
 
         Parameters
         ----------
-        features : (n_features,)
-            The item's row, absent where the list was made without features.
+        features : (n, n_features)
+            The items' rows, absent where the list was made without features.
+        sources, attributes : (n,)
         """
-        given: dict[str, str] = {}
-        if features is not None:
-            for rule, column in self._placed:
-                value = features[column]
-                if rule.at_least <= value <= rule.at_most and rule.feature not in given:  # no NaN is
-                    given[rule.feature] = rule.text.format_map({**attributes, "value": value})
-        told = given.values() if given else (self.by_source[name] for name in sources if name in self.by_source)
-        return tuple(dict.fromkeys(told))[:AT_MOST]
+        said = {names: _few(self.by_source[name] for name in names if name in self.by_source) for names in {*sources}}
+        told = [said[names] for names in sources]
+        if features is None or not self._known:
+            return told
+        values = features[:, self._columns].astype(np.float64)
+        holds = (self._bounds[0] <= values) & (values <= self._bounds[1])  # never of NaN
+        for row in np.flatnonzero(holds.any(1)).tolist():
+            given: dict[str, str] = {}
+            for rule, value in compress(zip(self._known, values[row].tolist(), strict=True), holds[row].tolist()):
+                if rule.feature not in given:
+                    given[rule.feature] = rule.text.format_map({**attributes[row], "value": value})
+            told[row] = _few(given.values())
+        return told
 
     @cached_property
-    def _placed(self) -> list[tuple[Reason, int]]:
-        """Rules with their features' columns."""
-        return [(rule, self.columns[rule.feature]) for rule in self.rules if rule.feature in self.columns]
+    def _known(self) -> list[Reason]:
+        """The rules that can hold."""
+        return [rule for rule in self.rules if rule.feature in self.columns]
+
+    @cached_property
+    def _columns(self) -> list[int]:
+        return [self.columns[rule.feature] for rule in self._known]
+
+    @cached_property
+    def _bounds(self) -> NDArray[np.float64]:
+        """Lowest and highest value by rule (2, n_rules)."""
+        return np.array([[rule.at_least, rule.at_most] for rule in self._known]).T
+
+
+def _few(reasons: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(reasons))[:AT_MOST]

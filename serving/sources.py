@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
 from math import prod
 from typing import ClassVar
 
@@ -85,7 +84,9 @@ class Candidates:
 
     def of(self, rows: NDArray[np.intp]) -> list[tuple[str, ...]]:
         """Sources that proposed each of some items."""
-        return [tuple(compress(self.names, here)) for here in self.proposed[rows].tolist()]
+        codes = (self.proposed[rows] @ (1 << np.arange(len(self.names)))).tolist()  # few are distinct
+        told = {code: tuple(name for at, name in enumerate(self.names) if code >> at & 1) for code in {*codes}}
+        return [told[code] for code in codes]
 
     def of_any(self, names: Collection[str]) -> NDArray[np.bool_]:
         """Which items at least one of these sources proposed (n,)."""

@@ -292,19 +292,26 @@ class TestReasons:
     RULES = (
         Reason(feature="bought", at_least=2, text="bought {value:.0f} times"),
         Reason(feature="bought", at_least=1, text="bought once"),
+        Reason(feature="age", at_least=0, at_most=1, text="{name} is new"),
         Reason(feature="not there", at_least=0, text="never"),
     )
 
-    @pytest.mark.parametrize(
-        ("row", "expected"),
-        [([3.0], ("bought 3 times",)), ([1.0], ("bought once",)), ([0.0], ("said a",)), ([np.nan], ("said a",))],
-    )
-    def test_the_first_rule_that_holds_speaks_for_its_feature(self, row, expected):
-        reasons = Reasons(self.RULES, {"a": "said a"}, {"bought": 0})
-        assert reasons.of(np.array(row, np.float32), ("a",), {}) == expected
+    def test_the_first_rule_that_holds_speaks_for_its_feature(self):
+        reasons = Reasons(self.RULES, {"a": "said a"}, {"age": 0, "bought": 1})
+        rows = np.array([[9, 3], [9, 1], [1, 0], [1, np.nan], [1, 2], [np.nan, 1]], np.float32)
+        told = reasons.of(rows, [("a",)] * 6, [{"name": "Milk"}] * 6)
+        assert told == [
+            ("bought 3 times",), ("bought once",), ("Milk is new",), ("Milk is new",),
+            ("bought 2 times", "Milk is new"), ("bought once",),
+        ]  # fmt: skip
+        assert reasons.of(rows[:0], [], []) == []
 
-    def test_without_features_the_source_speaks(self):
-        assert Reasons(self.RULES, {"a": "said a"}, {"bought": 0}).of(None, ("b", "a"), {}) == ("said a",)
+    def test_where_no_rule_holds_or_there_are_no_features_the_sources_speak(self):
+        reasons = Reasons(self.RULES, {"a": "said a", "c": "said c", "d": "said d"}, {"bought": 0})
+        sources = [("b", "a"), ("b",), ("a", "c", "d")]
+        for features in (None, np.zeros((3, 1), np.float32)):
+            assert reasons.of(features, sources, [{}] * 3) == [("said a",), (), ("said a", "said c")]
+        assert Reasons((), {}, {}).of(np.zeros((1, 1), np.float32), [("a",)], [{}]) == [()]
 
 
 class Held:
