@@ -44,6 +44,7 @@ from serving.state import Remembering, StateReader
 from serving.surfaces import SEARCH, FeatureNames, SourceSettings, Surfaces
 from serving.telemetry import Telemetry
 from serving.tuning import Tuning, read_tuning
+from serving.turns import Turns
 
 log = get_logger("serving")
 NONE_SUCH = ("none such",)
@@ -61,6 +62,7 @@ class Builder:
     guard: Guard = field(default_factory=lambda: Guard("online store"))
     withdrawn: dict[str, Withdrawn] = field(default_factory=dict)
     """By project: a bundle that is loaded while the store is down knows what the one before it knew."""
+    turns: Turns = field(default_factory=Turns)
     run_dir: Path | None = None
     """Where what the processes of a server share may lie; without one each request asks the store for its items."""
     mirrors: MutableMapping[Path, Mirror] = field(default_factory=WeakValueDictionary)
@@ -117,6 +119,7 @@ class Builder:
             telemetry=self.telemetry,
             store=self.guard,
             showings=StoredShowings(self.store, plan.project, config.features.user, self.guard, self.records),
+            turns=self.turns,
             trained=trained,
         )
         return self._tuned(funnel, repo, tuning)

@@ -31,6 +31,7 @@ from serving.surfaces import DEFAULT, FeatureNames, Served, Surface
 from serving.telemetry import Telemetry
 from serving.told import told
 from serving.tuning import Tuned
+from serving.turns import Turns
 
 PINNED = "pinned"
 NO_MATCH = "search.no_match"
@@ -59,6 +60,7 @@ class Funnel:
     standing: tuple[str, ...] = ()
     """Named as degraded in every reply."""
     shadow: Shadow | None = None
+    turns: Turns = field(default_factory=Turns)
     trained: object = None
     """What the bundle was made of: kept, so that items that come are added to it in memory."""
     guards: Mapping[str, Guard] = field(init=False)
@@ -101,8 +103,10 @@ class Funnel:
     def recommend(self, request: Request, wait_s: float | None = None) -> Ranked:
         """Return the user's list, best first, at most ``request.limit`` items."""
         budget_s = self.surfaces[request.surface].deadline_ms / 1000
-        run = self.run(request, None if wait_s is None else Deadline.after(min(wait_s, budget_s)))
-        self._log(run)
+        deadline = None if wait_s is None else Deadline.after(min(wait_s, budget_s))
+        with self.turns.turn(deadline):
+            run = self.run(request, deadline)
+            self._log(run)
         return run.ranked
 
     def run(self, request: Request, deadline: Deadline | None = None) -> Run:
