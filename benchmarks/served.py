@@ -36,7 +36,7 @@ from serving.proto.headwater.v1 import recommendation_pb2_grpc
 
 SERVER = "serving.workers"
 SURFACES = Path(__file__).with_name("shop_surfaces.toml")
-_TOLD_BY = ("stage", "outcome", "version", "method")
+_TOLD_BY = ("stage", "outcome", "method")
 Milliseconds = NDArray[np.float64]
 
 
@@ -128,7 +128,7 @@ class Served:
         return sum('"event": "loaded"' in line and f'"{version}"' in line for line in lines)
 
     def page(self) -> dict[tuple[str, str, str], float]:
-        """Samples by metric, stage, outcome, version or method, and bound, added up over workers."""
+        """Samples by metric, stage, outcome or method, and bound, added up over workers."""
         with urllib.request.urlopen(f"http://{self.settings.host}:{self.settings.metrics_port}/metrics") as page:
             families = list(text_string_to_metric_families(page.read().decode()))
         found: dict[tuple[str, str, str], float] = {}
