@@ -3,8 +3,9 @@
 A row starts at every leaf of a tree at once, one bit each, and a split that sends it right clears the leaves on its
 left: the lowest bit that is left is the leaf that a walk from the root would have reached. So splits may come in any
 order, and come by feature and threshold: a loop stops at the first threshold that none of its rows lies above
-(QuickScorer, Lucchese and others, SIGIR 2015). Some rows are judged side by side, and a tree's leaves lie in as many
-words as it needs. Leaf values are added tree by tree, as LightGBM adds them.
+(QuickScorer, Lucchese and others, SIGIR 2015). Some hundred rows are judged side by side, by integers that are ordered
+as their floats are, with what is missing below or above all others, where it goes; a tree's leaves lie in as many words
+as it needs. Leaf values are added tree by tree, as LightGBM adds them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import int64, types
+from numba import int32, int64, types
 from numba.extending import intrinsic
 
 from headwater.errors import ModelError
@@ -25,8 +26,11 @@ Ints = npt.NDArray[np.int32]
 Words = npt.NDArray[np.uint32]
 Places = npt.NDArray[np.int64]
 
-LANES, WORD = 64, 32
-"""Rows judged side by side; leaves a word holds. A tree has words in pairs, so that the usual tree is one read."""
+LANES, STEP, WORD = 272, 16, 32
+"""Most rows judged side by side, of which there is a multiple of a step; leaves a word holds.
+
+A tree has words in pairs, so that the usual tree is one read.
+"""
 ZERO = np.float32(1e-35)
 """What LightGBM takes for zero, on either side of it."""
 NO_MISSING, ZERO_MISSING, NAN_MISSING = 0, 1, 2
@@ -35,6 +39,7 @@ RIGHT, LEFT, SET = 0, 1, 2
 _CATEGORICAL, _DEFAULT_LEFT = 1, 2
 _ALL = (1 << WORD) - 1
 _EVERY = np.uint32(_ALL)
+_LEAST, _MOST = np.int32(-(2**31)), np.int32(2**31 - 1)
 _i8s = types.Array(types.int64, 1, "C")
 
 
@@ -51,7 +56,8 @@ class CompiledTrees:
     groups : (groups, 5)
         Splits that ask one feature in one way, by rising threshold: feature, what is missing, kind, first split, end.
     thresholds, kept, slots : (splits,)
-        The greatest float32 that goes left; the leaves that stay where a row goes right; the word that they lie in.
+        Order of the greatest float32 that goes left; the leaves that stay where a row goes right; the word that they
+        lie in.
     set_ends : (splits + 1,), sets : (words,)
         Categories that go left, 32 a word; those of split i end at ``set_ends[i + 1]``.
     ends : (trees + 1,)
@@ -60,7 +66,7 @@ class CompiledTrees:
 
     n_features: int
     groups: Ints
-    thresholds: Float32s
+    thresholds: Ints
     kept: Words
     slots: Words
     set_ends: Ints
@@ -96,7 +102,7 @@ class CompiledTrees:
         return cls(
             n_features=int(header["max_feature_idx"]) + 1,
             groups=_groups(kinds),
-            thresholds=_floors(thresholds),
+            thresholds=_orders(_floors(thresholds)),
             kept=kept[order],
             slots=slot[order],
             set_ends=set_ends,
@@ -115,9 +121,11 @@ class CompiledTrees:
         """
         if features.ndim != 2 or features.shape[1] != self.n_features:
             raise ModelError(f"features: {features.shape} is not (rows, {self.n_features}). Build them as in training.")
+        steps = max(1, -(-len(features) // STEP))
+        blocks = -(-steps * STEP // LANES)
         found: Float64s = _scores(
             np.ascontiguousarray(features, np.float32), self.groups, self.thresholds, self.kept, self.slots,
-            self.set_ends, self.sets, self.ends, self.values, LANES,
+            self.set_ends, self.sets, self.ends, self.values, -(-steps // blocks) * STEP,
         )  # fmt: skip
         return found
 
@@ -220,6 +228,12 @@ def _floors(thresholds: Float64s) -> Float32s:
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near).astype(np.float32)
 
 
+def _orders(numbers: Float32s) -> Ints:
+    """Integers ordered as the numbers, of which none is missing, are."""
+    bits = (numbers + np.float32(0)).view(np.int32)  # of the two zeros one is left
+    return bits ^ (bits >> 31 & _MOST)
+
+
 @intrinsic  # type: ignore[untyped-decorator]  # numba's, which has no types
 def _lowest(typing_context: Any, word: Any) -> Any:
     """Place of the lowest bit that is set, of which there is one."""
@@ -235,6 +249,14 @@ def _frozen(kind: Any, dimensions: int = 1) -> Any:
 
 
 _i4, _u4, _f4, _f8 = types.int32, types.uint32, types.float32, types.float64
+
+
+@compiled()
+def _aligned(n: int) -> Any:
+    """n words, to be filled, from the beginning of a line of the cache: else each vector would lie in two."""
+    room = np.empty(n + 16, np.uint32)
+    begin = -(room.ctypes.data // 4) % 16
+    return room[begin : begin + n]
 
 
 @compiled()
@@ -254,56 +276,65 @@ def _is_in(value: float, words: Words) -> Any:
 
 @compiled(
     types.Array(_f8, 1, "C")(
-        _frozen(_f4, 2), _frozen(_i4, 2), _frozen(_f4), _frozen(_u4), _frozen(_u4), _frozen(_i4), _frozen(_u4),
+        _frozen(_f4, 2), _frozen(_i4, 2), _frozen(_i4), _frozen(_u4), _frozen(_u4), _frozen(_i4), _frozen(_u4),
         _frozen(_i4), _frozen(_f8), int64,
     )
 )  # fmt: skip
 def _scores(
-    features: Float32s, groups: Ints, thresholds: Float32s, kept: Words, slots: Words, set_ends: Ints, sets: Words,
+    features: Float32s, groups: Ints, thresholds: Ints, kept: Words, slots: Words, set_ends: Ints, sets: Words,
     ends: Ints, values: Float64s, lanes: int,
 ) -> Float64s:  # fmt: skip
-    """Score rows; a loop over ``lanes`` is vectorized, where one over a constant would be unrolled instead.
+    """Score rows; a loop over ``lanes`` is vectorized where its body is simple, so what rarely differs lies around it.
 
     What all rows of a block answer alike is asked once: of ``common``, which has one row, instead of ``alive``.
     """
     n, out = len(features), np.empty(len(features), np.float64)
-    held, sums = np.empty(lanes, np.float32), np.empty(lanes, np.float64)
-    alive, common = np.empty(int64(ends[-1]) * lanes, np.uint32), np.empty(ends[-1], np.uint32)
+    bits, orders, leaves = _aligned(lanes).view(np.int32), _aligned(lanes).view(np.int32), _aligned(lanes)
+    held, sums = bits.view(np.float32), _aligned(2 * lanes).view(np.float64)
+    alive, common = _aligned(int64(ends[-1]) * lanes), _aligned(int64(ends[-1]))
     for begin in range(0, n, lanes):
         alive[:] = _EVERY
         common[:] = _EVERY
         for at in range(len(groups)):
             feature, missing, kind, first, end = groups[at]
-            least, most, odd = np.float32(np.inf), np.float32(-np.inf), 0
             for lane in range(lanes):  # the last row stands in for those that a block lacks
-                value = features[min(begin + lane, n - 1), feature]
-                if kind != SET and (abs(value) <= ZERO or (missing != NAN_MISSING and np.isnan(value))):
-                    value = np.float32(np.nan if missing == ZERO_MISSING else 0)
-                odd += np.isnan(value)
-                least, most = (min(least, value), max(most, value)) if value == value else (least, most)
-                held[lane] = value
-            alike = odd == lanes or (odd == 0 and least == most)
-            judged, m = (common, 1) if alike else (alive, lanes)
+                held[lane] = features[min(begin + lane, n - 1), feature]
+            if kind != SET:
+                no_zero, no_nan = np.float32(np.nan if missing == ZERO_MISSING else 0), missing != NAN_MISSING
+                for lane in range(lanes):
+                    value = held[lane]
+                    held[lane] = no_zero if abs(value) <= ZERO or (no_nan and value != value) else value
+            least, most, lost = _MOST, _LEAST, _LEAST if kind == LEFT else _MOST
+            for lane in range(lanes):
+                order = bits[lane] ^ (bits[lane] >> int32(31) & _MOST)
+                orders[lane] = order = lost if held[lane] != held[lane] else order
+                least, most = min(least, order), max(most, order)
+            alike = least == most
             if kind == SET:
+                judged, m = (common, 1) if alike else (alive, lanes)
                 for split in range(first, end):
                     base, categories = m * int64(slots[split]), sets[set_ends[split] : set_ends[split + 1]]
                     for lane in range(m):
                         if not _is_in(held[lane], categories):
                             judged[base + lane] &= kept[split]
-            elif kind == RIGHT and odd:
-                for split in range(first, end):
-                    base, word, threshold = m * int64(slots[split]), kept[split], thresholds[split]
-                    for lane in range(m):
-                        judged[base + lane] &= _EVERY if held[lane] <= threshold else word
-            else:
-                for split in range(first, first + np.searchsorted(thresholds[first:end], most)):
-                    base, word, threshold = m * int64(slots[split]), kept[split], thresholds[split]
-                    for lane in range(m):
-                        judged[base + lane] &= word if held[lane] > threshold else _EVERY
+                continue
+            for split in range(first, first + np.searchsorted(thresholds[first:end], most)):
+                if alike:
+                    common[slots[split]] &= kept[split]
+                    continue
+                base, word, threshold = lanes * int64(slots[split]), kept[split], thresholds[split]
+                for lane in range(lanes):
+                    alive[base + lane] &= word if orders[lane] > threshold else _EVERY
         sums[:] = 0
         for tree in range(len(ends) - 1):
             first = int64(ends[tree])
             shared = _pair(common, first, 1)
+            if ends[tree + 1] == first + 2:
+                for lane in range(lanes):
+                    leaves[lane] = _lowest(_pair(alive, first * lanes + lane, lanes) & shared)
+                for lane in range(lanes):
+                    sums[lane] += values[first * WORD + int64(leaves[lane])]
+                continue
             for lane in range(lanes):
                 word, pair = first, _pair(alive, first * lanes + lane, lanes) & shared
                 while pair == 0:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from headwater.errors import ModelError
-from models.compiled_trees import LANES, CompiledTrees, NotCoveredError
+from models.compiled_trees import LANES, STEP, CompiledTrees, NotCoveredError
 from models.ranker import Ranker
 
 COLUMNS, CATEGORIES = 6, 70
+SIZES = [0, 1, 2, STEP - 1, STEP, STEP + 1, 100, LANES - 1, LANES, LANES + 1, 3 * LANES]
 SMALLEST = np.float32(1e-35)
 ODD = np.array(
     [np.nan, np.inf, -np.inf, 0.0, -0.0, SMALLEST, -SMALLEST, np.nextafter(SMALLEST, np.float32(1)), 1e-40, -1e-40,
@@ -67,7 +68,7 @@ def expect_equal(text: str, rows: NDArray[np.float32]) -> None:
 @drawn(
     seed=st.integers(0, 2**32 - 1), leaves=st.sampled_from([2, 3, 31, 32, 33, 63, 64, 65, 150]),
     missing=st.sampled_from([{}, {"zero_as_missing": True}, {"use_missing": False}]),
-    categorical=st.sampled_from([(), (4,), (1, 4, 5)]), rows=st.integers(0, 3 * LANES),
+    categorical=st.sampled_from([(), (4,), (1, 4, 5)]), rows=st.sampled_from(SIZES),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_every_kind_of_split_scores_as_lightgbm_scores_it(
@@ -81,7 +82,7 @@ def test_every_kind_of_split_scores_as_lightgbm_scores_it(
 @drawn(
     seed=st.integers(0, 2**32 - 1), missing=st.sampled_from([{}, {"zero_as_missing": True}, {"use_missing": False}]),
     categorical=st.sampled_from([(), (1, 4, 5)]), alike=st.lists(st.booleans(), min_size=COLUMNS, max_size=COLUMNS),
-    rows=st.integers(1, 2 * LANES),
+    rows=st.sampled_from(SIZES[1:]),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_what_all_rows_have_alike_scores_as_lightgbm_scores_it(
