@@ -1,5 +1,6 @@
 """All that touches pyflink: the environment a job runs in, and the sink as a function of its SQL."""
 
+import gc
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,10 @@ class SinkFunction(ScalarFunction):  # type: ignore[misc]
 
     def __init__(self, sink: TileSink) -> None:
         self._sink = sink
+
+    def open(self, function_context: Any) -> None:
+        """Keep collections, of which each batch's keys cause some, from looking at all that a worker has imported."""
+        gc.freeze()
 
     def is_deterministic(self) -> bool:
         """Keep Flink from leaving out or repeating what is there for its effect."""

@@ -6,12 +6,16 @@ from headwater.errors import ResourceError, UnavailableError
 
 
 def command(data_dir: Path, host: str, port: int) -> list[str]:
-    """Append-only, synced every second; never evicts, since a lost tile would be a wrong feature."""
+    """Append-only, synced every second; never evicts, since a lost tile would be a wrong feature.
+
+    Each write appends what its entity's table holds, so the file grows many times faster than the data: rewritten
+    whenever it has doubled to 64 MB, as by default, it takes a sixth of the store's CPU while a backlog is worked off.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     options = {
         "bind": host, "port": port, "protected-mode": "yes", "daemonize": "no", "dir": data_dir.resolve(),
-        "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
-        "tcp-keepalive": 60, "loglevel": "notice",
+        "appendonly": "yes", "appendfsync": "everysec", "auto-aof-rewrite-min-size": "512mb", "save": "",
+        "maxmemory-policy": "noeviction", "tcp-keepalive": 60, "loglevel": "notice",
     }  # fmt: skip
     return [str(_server()), *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
 
