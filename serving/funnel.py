@@ -232,7 +232,7 @@ class Funnel:
         """Ask those that may wait first, so that they work while the others are asked."""
         asked = {name: _proposal(sources[name], user, n) for name, n in quotas.items()}
         deadline = trace.deadline
-        if deadline is not None:
+        if deadline is not None and deadline.left():
             waiting = [name for name in asked if name in self.guards]
             asked |= {name: _started(self.guards[name], asked[name], deadline) for name in waiting}
         proposals = {

@@ -10,7 +10,6 @@ import gc
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +47,7 @@ from serving.services import EventService, FeatureService, RecommendationService
 from serving.status import Statuses
 from serving.tracing import tracing_to
 from serving.tracking import KafkaLog, Tracker
+from serving.turns import Calls
 
 log = get_logger("serving")
 THREADS = 8
@@ -86,8 +86,9 @@ class Server:
         self._settings, self._parts = settings, parts
         self._health = health.HealthServicer()
         self.live = Live(settings, parts.build, self._swapped, parts.telemetry, parts.arrivals)
+        self._calls = Calls(THREADS)
         self.grpc = grpc.server(
-            ThreadPoolExecutor(THREADS, thread_name_prefix="grpc"),
+            self._calls,
             interceptors=[Statuses(parts.telemetry)],
             options=[
                 ("grpc.so_reuseport", int(settings.serve_workers > 1)),
@@ -125,7 +126,9 @@ class Server:
     def _register(self) -> None:
         parts = self._parts
         tracker = Tracker(parts.kafka, parts.clock, EventLimits.of(self._settings))
-        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(RecommendationService(self.live), self.grpc)
+        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
+            RecommendationService(self.live, self._calls), self.grpc
+        )
         event_pb2_grpc.add_EventServiceServicer_to_server(EventService(tracker), self.grpc)
         feature_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureService(self._lookup), self.grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)

@@ -5,13 +5,17 @@ each has to wait behind seven then, on caches that these have filled, and takes 
 one to go on while the other waits for the store.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Semaphore
+from threading import Lock, Semaphore
+from typing import Any
 
 from serving.guard import Deadline
 
 AT_ONCE = 2
+MOST_WAITING = 32
+"""Calls for which there is no thread yet: those before them take about as long as a list may take."""
 
 
 class Turns:
@@ -32,3 +36,30 @@ class Turns:
         finally:
             if has_one:
                 self._free.release()
+
+
+class Calls(ThreadPoolExecutor):
+    """Threads that answer calls, of which so many are ``waiting``: more come than can be answered."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, thread_name_prefix="grpc")
+        self._lock, self._came, self._begun = Lock(), 0, 0
+
+    @property
+    def waiting(self) -> int:
+        return self._came - self._begun
+
+    @property
+    def too_many(self) -> bool:
+        """Whether a call that begins now should make way for those behind it."""
+        return self.waiting > MOST_WAITING
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        with self._lock:
+            self._came += 1
+        return super().submit(self._answer, fn, *args, **kwargs)
+
+    def _answer(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            self._begun += 1
+        return fn(*args, **kwargs)

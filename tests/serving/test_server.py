@@ -33,9 +33,10 @@ from serving.contracts import Explanation, Moved, Ranked, RankedItem, Request
 from serving.impressions import ImpressionLog
 from serving.live import Live
 from serving.proto.headwater.v1 import event_pb2, event_pb2_grpc
-from serving.server import EVENTS, RECOMMENDATIONS, Parts, Server
+from serving.server import EVENTS, RECOMMENDATIONS, THREADS, Parts, Server
 from serving.telemetry import Telemetry
 from serving.tracking import KafkaLog, Taken
+from serving.turns import MOST_WAITING
 
 NOW = 400 * DAY_MS
 
@@ -182,6 +183,31 @@ def test_no_request_fails_while_bundles_are_swapped(start, settings, promote, un
         stop.set()
         assert all(asker.result() > 0 for asker in askers)
     assert seen == {"v0", "v1", "v2"}
+
+
+def test_where_too_many_calls_wait_some_make_way_for_those_behind_them(start, promote, monkeypatch) -> None:
+    promote("v1")
+    client = start()
+    gate, given, whole = threading.Event(), [], Echo.recommend
+
+    def held(self, request, wait_s=None) -> Ranked:
+        given.append(wait_s)
+        assert not wait_s or gate.wait(30)
+        return whole(self, request, wait_s)
+
+    monkeypatch.setattr(Echo, "recommend", held)
+    with ThreadPoolExecutor(3 * MOST_WAITING) as pool:
+        asked = [pool.submit(client.recommend, f"u{number}") for number in range(3 * MOST_WAITING)]
+        time.sleep(1)  # all have come, and eight are at work
+        assert len(given) == THREADS
+        assert all(given)
+        gate.set()
+        replies = [each.result(30) for each in asked]
+    hurried = [reply for reply in replies if "overload" in reply.degraded]
+    assert len(hurried) == given.count(0.0)
+    assert MOST_WAITING <= len(hurried) < 2 * MOST_WAITING
+    assert all(reply.items for reply in replies)
+    assert "overload" not in client.recommend("u1").degraded
 
 
 def test_a_bad_request_is_refused_by_field_and_a_bug_tells_nothing_of_the_inside(start, promote) -> None:
