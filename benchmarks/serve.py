@@ -210,7 +210,7 @@ def _rising(served: Served, users: Sequence[str], seconds: float) -> Iterator[Me
         told = run(served.address, load, SystemClock())
         cpu = spent(used, served.cpu_ms(), max(told.ok, 1))
         p50, p90, p99, last = (1000 * float(np.percentile(told.latency, share)) for share in PERCENTILES)
-        kept = p99 <= BUSY_P99_MS and told.ok == load.calls
+        kept = p99 <= BUSY_P99_MS and told.ok == load.calls and told.degraded <= load.calls / 100
         reached = max(reached, rate if kept else 0)
         note = f"p50 {p50:.1f}, p90 {p90:.1f}, p99.9 {last:.1f}; {told.ok} of {load.calls} answered, "
         note += f"{told.degraded} degraded, {cpu['all']:.1f} CPU ms a request, {cpu['client']:.1f} of it the client's"
