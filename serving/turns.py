@@ -2,7 +2,8 @@
 
 A request lets the interpreter go some tens of times, in compiled loops and while it asks the store. With eight at work
 each has to wait behind seven then, on caches that these have filled, and takes twice the CPU. Two are enough for the
-one to go on while the other waits for the store.
+one to go on while the other waits for the store. Where more come than are answered, those that begin while many wait
+have to hurry, since else all would wait until their callers had gone.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,6 +48,7 @@ class Calls(ThreadPoolExecutor):
 
     @property
     def waiting(self) -> int:
+        """Calls that have come and not begun."""
         return self._came - self._begun
 
     @property
