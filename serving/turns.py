@@ -40,16 +40,12 @@ class Turns:
 
 
 class Calls(ThreadPoolExecutor):
-    """Threads that answer calls, of which so many are ``waiting``: more come than can be answered."""
+    """Threads that answer calls; ``waiting`` are those that have come and not begun."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads, thread_name_prefix="grpc")
-        self._lock, self._came, self._begun = Lock(), 0, 0
-
-    @property
-    def waiting(self) -> int:
-        """Calls that have come and not begun."""
-        return self._came - self._begun
+        self._lock = Lock()
+        self.waiting = 0
 
     @property
     def too_many(self) -> bool:
@@ -58,10 +54,10 @@ class Calls(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         with self._lock:
-            self._came += 1
+            self.waiting += 1
         return super().submit(self._answer, fn, *args, **kwargs)
 
     def _answer(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._lock:
-            self._begun += 1
+            self.waiting -= 1
         return fn(*args, **kwargs)

@@ -68,7 +68,7 @@ def expect_equal(text: str, rows: NDArray[np.float32]) -> None:
 @drawn(
     seed=st.integers(0, 2**32 - 1), leaves=st.sampled_from([2, 3, 31, 32, 33, 63, 64, 65, 150]),
     missing=st.sampled_from([{}, {"zero_as_missing": True}, {"use_missing": False}]),
-    categorical=st.sampled_from([(), (4,), (1, 4, 5)]), rows=st.sampled_from(SIZES),
+    categorical=st.sampled_from([(), (4,), (1, 4, 5)]), rows=st.sampled_from(SIZES) | st.integers(0, 3 * LANES),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_every_kind_of_split_scores_as_lightgbm_scores_it(
@@ -82,7 +82,7 @@ def test_every_kind_of_split_scores_as_lightgbm_scores_it(
 @drawn(
     seed=st.integers(0, 2**32 - 1), missing=st.sampled_from([{}, {"zero_as_missing": True}, {"use_missing": False}]),
     categorical=st.sampled_from([(), (1, 4, 5)]), alike=st.lists(st.booleans(), min_size=COLUMNS, max_size=COLUMNS),
-    rows=st.sampled_from(SIZES[1:]),
+    rows=st.sampled_from(SIZES[1:]) | st.integers(1, 2 * LANES),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_what_all_rows_have_alike_scores_as_lightgbm_scores_it(

@@ -36,7 +36,7 @@ from serving.proto.headwater.v1 import event_pb2, event_pb2_grpc
 from serving.server import EVENTS, RECOMMENDATIONS, THREADS, Parts, Server
 from serving.telemetry import Telemetry
 from serving.tracking import KafkaLog, Taken
-from serving.turns import MOST_WAITING
+from serving.turns import MOST_WAITING, Calls
 
 NOW = 400 * DAY_MS
 
@@ -185,7 +185,15 @@ def test_no_request_fails_while_bundles_are_swapped(start, settings, promote, un
     assert seen == {"v0", "v1", "v2"}
 
 
-def test_where_too_many_calls_wait_some_make_way_for_those_behind_them(start, promote, monkeypatch) -> None:
+def test_where_too_many_calls_wait_some_make_way_for_those_behind_them(start, promote, monkeypatch, until) -> None:
+    made: list[Calls] = []
+
+    class Watched(Calls):
+        def __init__(self, threads: int) -> None:
+            super().__init__(threads)
+            made.append(self)
+
+    monkeypatch.setattr("serving.server.Calls", Watched)
     promote("v1")
     client = start()
     gate, given, whole = threading.Event(), [], Echo.recommend
@@ -198,7 +206,7 @@ def test_where_too_many_calls_wait_some_make_way_for_those_behind_them(start, pr
     monkeypatch.setattr(Echo, "recommend", held)
     with ThreadPoolExecutor(3 * MOST_WAITING) as pool:
         asked = [pool.submit(client.recommend, f"u{number}") for number in range(3 * MOST_WAITING)]
-        time.sleep(1)  # all have come, and eight are at work
+        until(lambda: made[0].waiting == 3 * MOST_WAITING - THREADS, "all calls have come")
         assert len(given) == THREADS
         assert all(given)
         gate.set()
