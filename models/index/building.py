@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from headwater.log import get_logger
-from models.index.item_index import Bools, Float32s, Ints, ItemIndex, faiss
-from models.index.kinds import EXACT_BELOW, FLAT, HNSW, KINDS, Kind, n_lists, suitable
+from models.index.item_index import Bools, Float32s, Ints, ItemIndex, faiss, graph_in
+from models.index.kinds import EXACT_BELOW, FLAT, HNSW, IVF_SQ8, KINDS, Kind, n_lists, suitable
 
 RECALL = 0.97
 """Share of the truly nearest that a search finds, by default."""
@@ -17,8 +18,9 @@ ASKED = 200
 """Queries that tune an index."""
 TRAINED_PER_LIST = 64
 ADDED_AT_A_TIME = 100_000
-BUILT_BREADTH = 80
-"""Candidates while a graph is built."""
+BUILT_BREADTH = 300
+"""Candidates while a graph is built. With fewer, an item in a crowd is linked to that crowd alone, and who seeks many
+has to look at three times as many until the next crowd comes (docs/performance.md)."""
 
 
 def build(
@@ -49,8 +51,7 @@ def build(
     chosen = KINDS[kind] if kind else suitable(n, dim, memory_bytes, exact_below)
     inner = faiss.index_factory(dim, chosen.spec(dim, n_lists(n)), faiss.METRIC_INNER_PRODUCT)
     _train(inner, chosen, vectors)
-    for part in parts(vectors):
-        inner.add(part)
+    _add(inner, vectors)
     index = ItemIndex(inner, vectors)
     if chosen is not FLAT:
         tune(index, chosen, _aside(_sample(vectors)) if queries is None else queries, recall, depth)
@@ -113,8 +114,6 @@ def gpus() -> int:
 def _train(inner: Any, kind: Kind, vectors: Float32s) -> None:
     if kind is FLAT:
         return
-    if kind is HNSW:
-        inner.hnsw.efConstruction = BUILT_BREADTH
     some = _sample(vectors, TRAINED_PER_LIST * n_lists(len(vectors)))
     if kind.has_lists:
         inner.cp.min_points_per_centroid = 1  # said on stderr otherwise; the lists are short by choice
@@ -123,6 +122,29 @@ def _train(inner: Any, kind: Kind, vectors: Float32s) -> None:
         if gpus():
             inner.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(inner.d))
     inner.train(some)
+
+
+def _add(inner: Any, vectors: Float32s) -> None:
+    graph = graph_in(inner)
+    if graph is None:
+        for part in parts(vectors):
+            inner.add(part)
+        return
+    graph.hnsw.efConstruction = BUILT_BREADTH
+    for part in parts(vectors):
+        graph.add(part)
+    order = _neighbours_together(vectors)
+    graph.permute_entries(order)
+    faiss.copy_array_to_vector(order, inner.id_map)
+    inner.ntotal = graph.ntotal
+
+
+def _neighbours_together(vectors: Float32s) -> npt.NDArray[np.int64]:
+    """Items in an order (n_items,) by which those that a walk looks at, one after the other, share pages of memory."""
+    lists = faiss.index_factory(vectors.shape[1], f"IVF{n_lists(len(vectors))},Flat", faiss.METRIC_INNER_PRODUCT)
+    _train(lists, IVF_SQ8, vectors)
+    held = np.concatenate([lists.quantizer.assign(part, 1)[:, 0] for part in parts(vectors)])
+    return np.argsort(held, kind="stable")
 
 
 def _sample(vectors: Float32s, n: int = 10 * ASKED) -> Float32s:
@@ -139,12 +161,12 @@ def _aside(vectors: Float32s) -> Float32s:
 def _ladder(index: ItemIndex, kind: Kind, k: int) -> list[int]:
     """Candidates or lists to look at, more at each step."""
     if kind is HNSW:
-        return [round(k * grown) for grown in (1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16)]
+        return [round(k * grown) for grown in (1, 1.1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 8, 12, 16)]
     return sorted({min(index.inner.nlist, round(1.25**step)) for step in range(60)})
 
 
 def _look(index: ItemIndex, kind: Kind, at: int) -> None:
     if kind is HNSW:
-        index.inner.hnsw.efSearch = at
+        graph_in(index.inner).hnsw.efSearch = at
     else:
         index.inner.nprobe = at

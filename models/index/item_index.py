@@ -133,12 +133,20 @@ class ItemIndex:
 
     def _how(self, allowed: Bools | None) -> Any:
         """Parameters of a search that must look farther, the fewer items are allowed; ``None`` for the index's own."""
+        inner, graph = self.inner, graph_in(self.inner)
         if allowed is None:
-            return None
+            # FAISS's queue without a bound is quicker, but would leave a filter out of account.
+            return graph and faiss.SearchParametersHNSW(efSearch=graph.hnsw.efSearch, bounded_queue=False)
         told = {"sel": faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))}
-        inner, share = self.inner, float(allowed.mean()) ** FARTHER
-        if isinstance(inner, faiss.IndexHNSW):
-            return faiss.SearchParametersHNSW(efSearch=int(inner.hnsw.efSearch / share), **told)
+        share = float(allowed.mean()) ** FARTHER
+        if graph is not None:
+            return faiss.SearchParametersHNSW(efSearch=int(graph.hnsw.efSearch / share), **told)
         if isinstance(inner, faiss.IndexIVF):
             return faiss.SearchParametersIVF(nprobe=min(inner.nlist, int(np.ceil(inner.nprobe / share))), **told)
         return faiss.SearchParameters(**told)
+
+
+def graph_in(inner: Any) -> Any:
+    """The graph of an index that has one, whose items may lie in another order than their numbers'; else ``None``."""
+    held = faiss.downcast_index(inner.index) if isinstance(inner, faiss.IndexIDMap) else inner
+    return held if isinstance(held, faiss.IndexHNSW) else None

@@ -12,7 +12,7 @@ from math import ceil, sqrt
 
 from headwater.errors import ModelError
 
-LINKS = 32
+LINKS = 24
 """Neighbours of an item in a graph; twice as many on its lowest level."""
 MOST_LISTS = 8_192
 """More would take longer to find than they save: their middles are found in time that grows with the square."""
@@ -42,7 +42,7 @@ class Kind:
 
 
 FLAT = Kind("flat", lambda dim, lists: "Flat", lambda dim: 4 * dim)
-HNSW = Kind("hnsw_sq8", lambda dim, lists: f"HNSW{LINKS},SQ8", lambda dim: dim + 4 * 2 * LINKS * 1.1)
+HNSW = Kind("hnsw_sq8", lambda dim, lists: f"IDMap,HNSW{LINKS},SQ8", lambda dim: dim + 8 + 4 * 2 * LINKS * 1.1)
 IVF_SQ8 = Kind("ivf_sq8", lambda dim, lists: f"IVF{lists},SQ8", lambda dim: dim + 8)
 IVF_PQ = Kind("ivf_pq", lambda dim, lists: f"IVF{lists},PQ{_halved(dim)}x4fs", lambda dim: _halved(dim) / 2 + 8)
 KINDS = {kind.name: kind for kind in (FLAT, IVF_SQ8, IVF_PQ, HNSW)}

@@ -87,6 +87,23 @@ def test_every_kind_is_tuned_to_the_recall_that_is_asked_for(kind):
     assert 0.85 < shared(index.search(users, 500), best(items, users, 500)) < 1
 
 
+@kinds
+def test_every_kind_is_stored_and_answers_alike_with_filters_and_without(kind, tmp_path):
+    items, users = units(5_000, 1), units(20, 2)
+    index = build(items, kind=kind, queries=units(300, 3), recall=0.9)
+    index.save(tmp_path / "index.faiss")
+    loaded = type(index).load(tmp_path / "index.faiss", items)
+    for allowed in (None, np.arange(len(items)) % 2 == 0):
+        pairs = zip(loaded.nearest(users, K, allowed), index.nearest(users, K, allowed), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_items_of_a_graph_have_their_own_scores_though_it_lies_in_another_order():
+    items, users = units(5_000, 1), units(20, 2)
+    found, scores = build(items, kind="hnsw_sq8", queries=units(300, 3)).nearest(users, K)
+    assert np.allclose(scores, np.take_along_axis(users @ items.T, found, 1), atol=0.02)
+
+
 def test_more_lists_are_looked_into_where_more_is_to_be_found():
     items = units(5_000, 1)
     looks = [faiss.extract_index_ivf(build(items, kind="ivf_sq8", recall=recall).inner).nprobe for recall in (0.5, 0.9)]
