@@ -16,7 +16,7 @@ from models.retrieval.ease import Ease
 from models.retrieval.neighbours import ItemNeighbours
 from models.retrieval.popularity import Popularity
 from models.retrieval.protocol import ALL_OF_THEM, Model, Scorer, best
-from models.retrieval.sequence import Sequences
+from models.retrieval.sequence import Sequences, suited
 from models.retrieval.task import Task
 from models.retrieval.towers import Towers
 
@@ -55,7 +55,7 @@ def settings_of(name: str, task: Task, folder: Path | None = None) -> Sequence[M
     if name == "ease":
         return [Ease(least) for least in (200, 50, 800, 10, 3_000)]
     towers = Towers(task.users, task.items, checkpoint=folder)
-    sequences = Sequences(task.words, checkpoint=folder)
+    sequences = Sequences(task.words, suited(task.log), checkpoint=folder)
     return [towers, sequences, *([replace(sequences, gaps=True)] if task.timed else [])]
 
 

@@ -15,7 +15,7 @@ from headwater.errors import ModelError
 from models.interactions import Interactions
 from models.retrieval.losses import NEVER, gbce, softmax
 from models.retrieval.protocol import best
-from models.retrieval.sequence import Sequences, Training, _windows
+from models.retrieval.sequence import Sequences, Training, _windows, suited
 from models.retrieval.transformer import SequenceConfig, SequenceTowers, Words, classes
 
 SMALL = SequenceConfig(length=6, dim=16, dropout=0.1, batch=16, negatives=20, learning_rate=0.01, threads=1)
@@ -64,6 +64,17 @@ def test_an_epoch_passes_every_stretch_once_in_an_order_of_its_own() -> None:
         orders.append(np.concatenate(list(training._batches(np.random.default_rng(number)))))
         assert sorted(orders[-1].tolist()) == list(range(len(training.windows)))
     assert orders[0].tolist() != orders[1].tolist()
+
+
+def test_a_step_tells_about_as_much_whether_histories_are_short_or_long() -> None:
+    usual = SequenceConfig()
+    for steps, batch, dropout in ((2, 128, 0.5), (8, 128, 0.5), (21, 51, 0.5), (40, 26, 0.2), (501, 20, 0.2)):
+        found = suited(walks(steps=steps))
+        assert (found.batch, found.dropout) == (batch, dropout), steps
+        assert replace(found, batch=usual.batch, dropout=usual.dropout) == usual
+    nothing = np.zeros(0, np.int32)
+    assert suited(Interactions(nothing, nothing, nothing.astype(np.int64), 3, 5)) == replace(usual, batch=1)
+    assert suited(walks(steps=501), replace(usual, length=200, batch=128)).batch == 6
 
 
 def test_words_that_several_items_have_are_their_means() -> None:
