@@ -28,6 +28,7 @@ from headwater.plan import DAY_MS, BatchView, FeaturePlan, Table, View
 from models.bundle import Parts, Trained, write_bundle
 from models.calibration import fit
 from models.encoder import UserEncoder
+from models.index import build
 from models.ranker import Ranker
 
 DIM, LEAVES = 64, 63
@@ -209,7 +210,8 @@ def publish(folder: Path, client: redis.Redis, plan: FeaturePlan, shop: Shop, tr
         training_end_ms=shop.now_ms, data_hash="generated",
     )  # fmt: skip
     write_bundle(folder, trained, Parts(
-        encoder=encoder, items=items, users=shop.users, ranker=ranker, calibrator=fit([-4.0, 0.0, 4.0], [0, 0, 1]),
+        encoder=encoder, index=build(vectors), items=items, users=shop.users, ranker=ranker,
+        calibrator=fit([-4.0, 0.0, 4.0], [0, 0, 1]),
         popularity=1.0 / (1 + number), trending=rng.permutation(shop.n_items) / shop.n_items,
     ))  # fmt: skip
 

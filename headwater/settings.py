@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     flink_heap_mb: int = 1200
     state_backend: Literal["heap", "rocksdb"] = "heap"
     spark_heap_mb: int = 1024
+    index_recall: float = Field(default=0.97, gt=0, le=1)
+    index_memory_mb: int | None = Field(default=None, ge=1)
     max_clock_skew_s: int = 300
     max_event_bytes: int = 65_536
 

@@ -26,7 +26,7 @@ from models.calibration import AnyCalibrator
 from models.catalogue import ITEM_ID, Catalogue, Column, Numbering, blobs, map_items, texts, write_items
 from models.encoder import UserEncoder
 from models.heads import Head
-from models.index import ItemIndex, build
+from models.index import ItemIndex
 from models.ranker import Ranker
 from models.side_tables import NO_TABLES, SideTables
 from models.trends import Ints, best_first
@@ -88,10 +88,12 @@ class Meta(Trained):
 
 @dataclass(frozen=True)
 class Parts:
-    """What training hands over; the index is built from the encoder's items, so the two cannot disagree.
+    """What training hands over.
 
     Attributes
     ----------
+    index
+        Of the encoder's items.
     items
         One row per dense item: ``item_id`` and text columns.
     users : (n_users,)
@@ -103,6 +105,7 @@ class Parts:
     """
 
     encoder: UserEncoder
+    index: ItemIndex
     items: pa.Table
     users: Sequence[str]
     ranker: Ranker
@@ -295,7 +298,7 @@ def _meta(path: Path) -> Meta:
 def _write_files(draft: Path, parts: Parts) -> None:
     np.savez(draft / "towers.npz", **parts.encoder.arrays())
     np.save(draft / "item_embeddings.npy", np.ascontiguousarray(parts.encoder.items, np.float32))
-    build(parts.encoder.items).save(draft / "index.faiss")
+    parts.index.save(draft / "index.faiss")
     write_items(parts.items, draft / ITEMS)
     pq.write_table(pa.table({"user_id": pa.array(list(parts.users), pa.string())}), draft / "users.parquet")
     (draft / "ranker.txt").write_text(parts.ranker.to_text())

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from headwater.errors import ModelError
 from models.encoder import UserEncoder
-from models.index import ItemIndex, build
+from models.index import RECALL, ItemIndex, build
 from models.interactions import Dataset, Ids, Items
 
 META = "retriever.json"
@@ -40,9 +40,13 @@ class Retriever:
     provenance: Provenance
 
     @classmethod
-    def of(cls, users: Ids, items: Items, encoder: UserEncoder, provenance: Provenance) -> "Retriever":
-        """Index the towers' items."""
-        return cls(users, items, encoder, build(encoder.items), provenance)
+    def of(
+        cls, users: Ids, items: Items, encoder: UserEncoder, provenance: Provenance,
+        recall: float = RECALL, memory_bytes: float | None = None,
+    ) -> "Retriever":  # fmt: skip
+        """Index the towers' items, as :func:`models.index.build` does for a recall and a memory."""
+        index = build(encoder.items, recall=recall, memory_bytes=memory_bytes)
+        return cls(users, items, encoder, index, provenance)
 
     def save(self, directory: Path) -> None:
         """Write whole or not at all; what was there is replaced."""

@@ -149,7 +149,10 @@ def train_retriever(
     provenance = Provenance(
         trips.first_ms, cutoff_ms, trips.digest, config.n_recent, trips.n_purchases * trainer.epochs
     )
-    retriever = Retriever.of(corpus.users.ids, corpus.items, trainer.export(), provenance)
+    memory = None if settings.index_memory_mb is None else settings.index_memory_mb * 2**20
+    retriever = Retriever.of(
+        corpus.users.ids, corpus.items, trainer.export(), provenance, settings.index_recall, memory
+    )
     retriever.save(paths.retriever)
     paths.checkpoint.unlink(missing_ok=True)
     shutil.rmtree(paths.trips)
@@ -216,6 +219,7 @@ def train_ranker(
     popularity = trends.popularity(bought, until_ms)
     parts = Parts(
         encoder=retriever.encoder,
+        index=retriever.index,
         items=retriever.items.table(),
         users=retriever.users.values.tolist(),
         ranker=fitted.ranker,

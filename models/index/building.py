@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from headwater.log import get_logger
 from models.index.item_index import Bools, Float32s, Ints, ItemIndex, faiss, graph_in
-from models.index.kinds import EXACT_BELOW, FLAT, HNSW, IVF_SQ8, KINDS, Kind, n_lists, suitable
+from models.index.kinds import EXACT_BELOW, FLAT, HNSW, IVF_SQ8, KINDS, Kind, fits, n_lists, suitable
 
 RECALL = 0.97
 """Share of the truly nearest that a search finds, by default."""
@@ -44,18 +44,19 @@ def build(
         Such as users' vectors, by which the recall is measured; where there are none, items moved as far aside as they
         are long, since users do not lie where items do.
     recall
-        Share of the ``depth`` nearest to find.
+        Share of the ``depth`` nearest to find. Where what suits cannot reach it, however far it looks, all items are
+        searched one by one, if the memory is there; where a kind is named, or there is no memory, a warning is logged.
     """
     faiss.omp_set_num_threads(threads)
     n, dim = vectors.shape
     chosen = KINDS[kind] if kind else suitable(n, dim, memory_bytes, exact_below)
-    inner = faiss.index_factory(dim, chosen.spec(dim, n_lists(n)), faiss.METRIC_INNER_PRODUCT)
-    _train(inner, chosen, vectors)
-    _add(inner, vectors)
-    index = ItemIndex(inner, vectors)
-    if chosen is not FLAT:
-        tune(index, chosen, _aside(_sample(vectors)) if queries is None else queries, recall, depth)
-    return index
+    index = _built(chosen, vectors)
+    if chosen is FLAT:
+        return index
+    reached = tune(index, chosen, _aside(_sample(vectors)) if queries is None else queries, recall, depth)
+    if reached >= recall or kind or not fits(FLAT, n, dim, memory_bytes):
+        return index
+    return _built(FLAT, vectors)
 
 
 def parts(vectors: Float32s) -> Iterator[Float32s]:
@@ -109,6 +110,14 @@ def found_share(index: ItemIndex, queries: Float32s, wanted: Ints, allowed: Bool
 def gpus() -> int:
     """GPUs that FAISS sees: none where the extra ``cpu`` is installed."""
     return faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+
+
+def _built(kind: Kind, vectors: Float32s) -> ItemIndex:
+    n, dim = vectors.shape
+    inner = faiss.index_factory(dim, kind.spec(dim, n_lists(n)), faiss.METRIC_INNER_PRODUCT)
+    _train(inner, kind, vectors)
+    _add(inner, vectors)
+    return ItemIndex(inner, vectors)
 
 
 def _train(inner: Any, kind: Kind, vectors: Float32s) -> None:

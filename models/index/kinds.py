@@ -59,16 +59,21 @@ def suitable(n_items: int, dim: int, memory_bytes: float | None = None, exact_be
     ModelError
         Nothing fits the memory.
     """
-    if n_items < exact_below and _fits(FLAT, n_items, dim, memory_bytes):
+    if n_items < exact_below and fits(FLAT, n_items, dim, memory_bytes):
         return FLAT
     kinds = [kind for kind in (IVF_SQ8, IVF_PQ) if kind is IVF_SQ8 or dim % 2 == 0]
     for kind in kinds:
-        if _fits(kind, n_items, dim, memory_bytes):
+        if fits(kind, n_items, dim, memory_bytes):
             return kind
     raise ModelError(
         f"index: {n_items} items of {dim} dimensions need {n_items * kinds[-1].item_bytes(dim) / 2**20:.0f} MiB at "
         f"least, of {(memory_bytes or 0) / 2**20:.0f}. Give it more, or choose fewer dimensions."
     )
+
+
+def fits(kind: Kind, n_items: int, dim: int, memory_bytes: float | None) -> bool:
+    """Whether so many items of that kind take no more than the memory, if that is limited."""
+    return memory_bytes is None or n_items * kind.item_bytes(dim) <= memory_bytes
 
 
 def n_lists(n_items: int) -> int:
@@ -79,7 +84,3 @@ def n_lists(n_items: int) -> int:
 def _halved(dim: int) -> int:
     """Products of two dimensions each."""
     return max(1, dim // 2)
-
-
-def _fits(kind: Kind, n_items: int, dim: int, memory_bytes: float | None) -> bool:
-    return memory_bytes is None or n_items * kind.item_bytes(dim) <= memory_bytes

@@ -160,6 +160,15 @@ def test_what_suits_a_catalogue_follows_from_its_size_and_the_memory():
         suitable(1_000_000, 63, memory_bytes=50e6)
 
 
+def test_a_recall_that_bytes_cannot_reach_is_had_by_searching_all():
+    items, queries = units(2_000, 1), units(300, 3)
+    told = {"exact_below": 1, "queries": queries, "recall": 1.0, "depth": 200}
+    assert isinstance(build(items, **told).inner, faiss.IndexFlat)
+    assert isinstance(build(items, **told | {"recall": 0.9}).inner, faiss.IndexIVF)
+    assert isinstance(build(items, **told, memory_bytes=2_000 * 20).inner, faiss.IndexIVF)
+    assert isinstance(build(items, **told, kind="ivf_sq8").inner, faiss.IndexIVF)
+
+
 def test_an_exact_search_by_parts_is_one_over_all(monkeypatch):
     wanted = best(items, users, K)
     monkeypatch.setattr(building, "ADDED_AT_A_TIME", 37)

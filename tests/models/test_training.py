@@ -12,10 +12,11 @@ from support.archived import archive
 
 from headwater.errors import ConfigError, DataError, ModelError
 from headwater.settings import Settings
-from models import registry, training
+from models import registry, retriever, training
 from models.arrivals import ALWAYS
 from models.bundle import load_bundle
 from models.comparison import compare_rankers, evaluate_rules
+from models.index import build
 from models.interactions import newest_ms, read_purchases
 from models.paths import paths_of
 from models.ranking import RankerConfig
@@ -103,6 +104,15 @@ def test_what_was_trained_is_what_is_loaded(settings, trained):
     assert (tables.first_seen[:N_ITEMS] >= 0).all()
     assert tables.segments.users["age"].tolist()[:3] == ["2", "", ""]
     assert len(tables.texts.vectors) == N_ITEMS + 5  # their names differ
+
+
+def test_the_index_is_built_for_the_recall_and_the_memory_of_the_settings(home, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(retriever, "build", lambda vectors, **how: told.append(how) or build(vectors, **how))
+    made = Settings(state_dir=tmp_path, index_recall=0.9, index_memory_mb=3)
+    archive(made.events_dir, purchases())
+    training.train_retriever(made, home, END, passes=1)
+    assert told == [{"recall": 0.9, "memory_bytes": 3 * 2**20}]
 
 
 def test_a_second_training_names_its_parent_and_loses_to_nobody(settings, trained):

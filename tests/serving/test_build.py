@@ -27,6 +27,7 @@ from models.calibration import Calibrator
 from models.candidates import SOURCES
 from models.encoder import UserEncoder, unit
 from models.heads import Head
+from models.index import build
 from models.ranker import Ranker
 from serving import build as serving_build
 from serving import live as serving_live
@@ -100,7 +101,8 @@ def write(settings: Settings, plan: FeaturePlan) -> Callable[..., Path]:
             "category": [f"c{n % 6}" for n in range(N)],
         })  # fmt: skip
         parts = Parts(
-            tower(), items, ["u1", "u2"], trained_ranker(names), Calibrator(np.array([0.0, 10]), np.array([0.1, 0.9])),
+            tower(), build(tower().items), items, ["u1", "u2"], trained_ranker(names),
+            Calibrator(np.array([0.0, 10]), np.array([0.1, 0.9])),
             popularity=np.arange(N, 0, -1), trending=np.arange(N),
             others=[Head("click", trained_ranker(names, -1), Calibrator(np.array([-10.0, 0]), np.array([0.1, 0.9])))]
             if others else (),

@@ -9,6 +9,7 @@ import pyarrow as pa
 from models.bundle import Meta, Parts, Trained, write_bundle
 from models.calibration import fit
 from models.encoder import UserEncoder, unit
+from models.index import build
 from models.ranker import Ranker
 
 N_ITEMS, N_USERS, DIM, HIDDEN = 12, 3, 4, 5
@@ -45,7 +46,8 @@ def parts(**others) -> Parts:
         }
     )
     whole = {
-        "encoder": encoder(), "items": items, "users": [f"u{n}" for n in range(N_USERS)], "ranker": ranker(),
+        "encoder": encoder(), "index": build(others.get("encoder", encoder()).items), "items": items,
+        "users": [f"u{n}" for n in range(N_USERS)], "ranker": ranker(),
         "calibrator": fit([-1.0, 0.0, 1.0], [0, 0, 1]), "popularity": by_number, "trending": by_number[::-1],
     }  # fmt: skip
     return Parts(**whole | others)
