@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.log import get_logger
-from models.index.item_index import Bools, Float32s, Ints, ItemIndex, faiss, graph_in
+from models.index.item_index import ItemIndex
 from models.index.kinds import EXACT_BELOW, FLAT, HNSW, IVF_SQ8, KINDS, Kind, fits, n_lists, suitable
+from models.index.walk import Bools, Float32s, Ints, faiss, graph_in
 
 RECALL = 0.97
 """Share of the truly nearest that a search finds, by default."""

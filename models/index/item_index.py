@@ -1,23 +1,20 @@
 """The index as it is asked: filters, items that are gone, items that are new."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import faiss as typed_faiss
 import numpy as np
-import numpy.typing as npt
 
-faiss: Any = typed_faiss  # its stubs know the C++ signatures, not what its Python layer accepts
-
-Ints = npt.NDArray[np.int32]
-Float32s = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
+from models.index.walk import Bools, Float32s, Ints, Walk, faiss, graph_in
 
 AGAIN = 8
 """Times the wanted number that are found by 4-bit products, to be put in order by the vectors themselves."""
 FARTHER = 1.5
 """Power of the allowed share by which a search looks farther: the nearest that are left lie farther away, too."""
+BROADER = 1 / 3
+"""The same of a walk along a graph, which counts none but those that are allowed."""
 ALONE_SHARE = 0.02
 """Where no more than so many of the items are allowed, each of them is looked at."""
 
@@ -98,6 +95,10 @@ class ItemIndex:
         """Map what ``save`` wrote; ``vectors`` (n_items, dim) are kept beside it."""
         return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), vectors)
 
+    @cached_property
+    def _walk(self) -> Walk | None:
+        return Walk.of(self.inner) if graph_in(self.inner) is not None else None
+
     def _among(self, vectors: Float32s, k: int, items: Any) -> tuple[Ints, Float32s]:
         scores = np.asarray(vectors, np.float32) @ np.asarray(self.vectors[items], np.float32).T
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -107,6 +108,9 @@ class ItemIndex:
 
     def _indexed(self, queries: Float32s, k: int, allowed: Bools | None) -> tuple[Ints, Float32s]:
         """What the index finds, of the items that it was built over."""
+        if self._walk is not None:
+            share = 1.0 if allowed is None else float(allowed.mean())
+            return self._walk.nearest(queries, k, int(self._walk.graph.hnsw.efSearch / share**BROADER), allowed)
         how = self._how(allowed)
         if isinstance(self.inner, faiss.IndexIVFPQFastScan):
             n = min(AGAIN * k, int(self.inner.ntotal))
@@ -133,20 +137,10 @@ class ItemIndex:
 
     def _how(self, allowed: Bools | None) -> Any:
         """Parameters of a search that must look farther, the fewer items are allowed; ``None`` for the index's own."""
-        inner, graph = self.inner, graph_in(self.inner)
         if allowed is None:
-            # FAISS's queue without a bound is quicker, but would leave a filter out of account.
-            return graph and faiss.SearchParametersHNSW(efSearch=graph.hnsw.efSearch, bounded_queue=False)
+            return None
         told = {"sel": faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))}
-        share = float(allowed.mean()) ** FARTHER
-        if graph is not None:
-            return faiss.SearchParametersHNSW(efSearch=int(graph.hnsw.efSearch / share), **told)
+        inner, share = self.inner, float(allowed.mean()) ** FARTHER
         if isinstance(inner, faiss.IndexIVF):
             return faiss.SearchParametersIVF(nprobe=min(inner.nlist, int(np.ceil(inner.nprobe / share))), **told)
         return faiss.SearchParameters(**told)
-
-
-def graph_in(inner: Any) -> Any:
-    """The graph of an index that has one, whose items may lie in another order than their numbers'; else ``None``."""
-    held = faiss.downcast_index(inner.index) if isinstance(inner, faiss.IndexIDMap) else inner
-    return held if isinstance(held, faiss.IndexHNSW) else None
