@@ -14,7 +14,7 @@ from benchmarks.ann_data import QUERIES, Case, Float32s, blocks, clusters, tower
 from headwater.bench import Measure
 from models.index import build
 from models.index.building import exact, found_share
-from models.index.item_index import Bools, Ints, faiss
+from models.index.walk import Bools, Ints, faiss
 
 WARM = 20
 DEPTH, LARGE_DEPTH = 500, 100

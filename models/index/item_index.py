@@ -109,8 +109,8 @@ class ItemIndex:
     def _indexed(self, queries: Float32s, k: int, allowed: Bools | None) -> tuple[Ints, Float32s]:
         """What the index finds, of the items that it was built over."""
         if self._walk is not None:
-            share = 1.0 if allowed is None else float(allowed.mean())
-            return self._walk.nearest(queries, k, int(self._walk.graph.hnsw.efSearch / share**BROADER), allowed)
+            share, breadth = 1.0 if allowed is None else float(allowed.mean()), graph_in(self.inner).hnsw.efSearch
+            return self._walk.nearest(queries, k, int(breadth / share**BROADER), allowed)
         how = self._how(allowed)
         if isinstance(self.inner, faiss.IndexIVFPQFastScan):
             n = min(AGAIN * k, int(self.inner.ntotal))

@@ -61,8 +61,8 @@ class Walk:
 
     Attributes
     ----------
-    graph
-        Of FAISS, with a byte a dimension.
+    inner
+        FAISS's index, whose memory the arrays are.
     order : (n_items,)
         Numbers of the items, as they lie in the graph.
     codes : (n_items * dim,)
@@ -74,7 +74,7 @@ class Walk:
         Where a level's neighbours begin among an item's.
     """
 
-    graph: Any
+    inner: Any
     order: Ints
     codes: Bytes
     low: Float32s
@@ -92,7 +92,7 @@ class Walk:
         low, width = np.split(faiss.vector_to_array(stored.sq.trained), 2)
         begins = faiss.rev_swig_ptr(graph.hnsw.offsets.data(), n + 1).view(np.int64)
         return cls(
-            graph, faiss.vector_to_array(inner.id_map).astype(np.int32),
+            inner, faiss.vector_to_array(inner.id_map).astype(np.int32),
             faiss.rev_swig_ptr(stored.codes.data(), n * graph.d), low + width / (2 * STEPS), width / STEPS,
             faiss.rev_swig_ptr(graph.hnsw.neighbors.data(), int(begins[-1])), begins,
             faiss.vector_to_array(graph.hnsw.cum_nneighbor_per_level).astype(np.int64), _Scratch(n),
@@ -107,13 +107,13 @@ class Walk:
             How many of the nearest, of those that are allowed, are kept while walking.
         """
         items, scores = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -np.inf, np.float32)
-        top, breadth = int(self.graph.hnsw.max_level), min(max(breadth, k), len(self.order))
+        hnsw, breadth = graph_in(self.inner).hnsw, min(max(breadth, k), len(self.order))
         for at, query in enumerate(queries):
             weights, scale = _whole(query * self.step)
             found = np.empty(breadth, np.int64)
             n = _walk(
                 weights, self.codes, self.links, self.begins, self.levels, self.order,
-                _ALL if allowed is None else allowed, int(self.graph.hnsw.entry_point), top,
+                _ALL if allowed is None else allowed, int(hnsw.entry_point), int(hnsw.max_level),
                 self.scratch.seen, self.scratch.begin(), self.scratch.candidates, found,
             )  # fmt: skip
             best = -np.sort(found[:n])[:k]

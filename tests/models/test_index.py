@@ -5,8 +5,8 @@ import pytest
 
 from headwater.errors import ModelError
 from models.index import build, building
-from models.index.item_index import faiss
 from models.index.kinds import suitable
+from models.index.walk import faiss
 
 N_ITEMS, DIM, K = 400, 8, 10
 
