@@ -114,11 +114,17 @@ def gpus() -> int:
 
 
 def _built(kind: Kind, vectors: Float32s) -> ItemIndex:
+    inner = _trained(kind, vectors)
+    _add(inner, vectors)
+    return ItemIndex(inner, vectors)
+
+
+def _trained(kind: Kind, vectors: Float32s) -> Any:
+    """An index without items."""
     n, dim = vectors.shape
     inner = faiss.index_factory(dim, kind.spec(dim, n_lists(n)), faiss.METRIC_INNER_PRODUCT)
     _train(inner, kind, vectors)
-    _add(inner, vectors)
-    return ItemIndex(inner, vectors)
+    return inner
 
 
 def _train(inner: Any, kind: Kind, vectors: Float32s) -> None:
@@ -151,8 +157,7 @@ def _add(inner: Any, vectors: Float32s) -> None:
 
 def _neighbours_together(vectors: Float32s) -> npt.NDArray[np.int64]:
     """Items in an order (n_items,) by which those that a walk looks at, one after the other, share pages of memory."""
-    lists = faiss.index_factory(vectors.shape[1], f"IVF{n_lists(len(vectors))},Flat", faiss.METRIC_INNER_PRODUCT)
-    _train(lists, IVF_SQ8, vectors)
+    lists = _trained(IVF_SQ8, vectors)
     held = np.concatenate([lists.quantizer.assign(part, 1)[:, 0] for part in parts(vectors)])
     return np.argsort(held, kind="stable")
 

@@ -31,6 +31,8 @@ LINE = 64
 """Bytes that memory gives at once."""
 STEPS = 255
 """Into which a dimension's range is divided, by FAISS's scalar quantizer of 8 bits."""
+MARKS = 255
+"""Walks until what was seen is wiped: marks are bytes, and 0 is nobody's."""
 _ALL = np.zeros(0, np.bool_)
 _ITEM = int64(2**32 - 1)
 
@@ -49,7 +51,7 @@ class _Scratch(threading.local):
 
     def begin(self) -> int:
         self.mark += 1
-        if self.mark > STEPS:
+        if self.mark > MARKS:
             self.seen[:] = 0
             self.mark = 1
         return self.mark
